@@ -1,0 +1,178 @@
+/**
+ * KernelSpec, the second level of the IR: an anchor, scalar expressions in its slots, and the values it reads and writes.
+ *
+ * Specs are formed from a graph by `form.ts`, have a meaning of their own (`interpret.ts`), and are rendered to text by
+ * `compiler/codegen`. They name no target: what a target wants of dtypes was settled by `legalize` before.
+ */
+import type { InputName, Node, RopeStyle } from "../ir/ops.ts";
+import type { Dim, DType } from "../ir/tensor-type.ts";
+
+/**
+ * A tensor between kernels: row-major (rows, cols), one row per token (T) or sampled row (S).
+ * `buffer` values live in the arena, `tensor` values in weights.bin, `input` values are handed over by the step.
+ */
+export type Value =
+  | {
+      readonly kind: "buffer";
+      readonly name: string;
+      readonly dtype: DType;
+      readonly rows: Dim;
+      readonly cols: number;
+      readonly node: Node;
+    }
+  | {
+      readonly kind: "tensor";
+      readonly name: string;
+      readonly dtype: DType;
+      readonly rows: number;
+      readonly cols: number;
+      readonly node: Node;
+    }
+  | { readonly kind: "input"; readonly name: InputName; readonly dtype: DType; readonly node: Node }
+  | {
+      readonly kind: "kv";
+      readonly layer: number;
+      readonly dtype: DType;
+      readonly numKvHeads: number;
+      readonly headDim: number;
+      readonly node: Node;
+    };
+
+export type BufferValue = Extract<Value, { kind: "buffer" }>;
+export type TensorValue = Extract<Value, { kind: "tensor" }>;
+export type InputValue = Extract<Value, { kind: "input" }>;
+export type KvValue = Extract<Value, { kind: "kv" }>;
+
+/** A scalar expression at output element (row, col), in f32. */
+export type Expr =
+  /** What the anchor computed: way 0 … ways − 1 (a gated linear has two). */
+  | { readonly kind: "acc"; readonly way: number }
+  /** `operands[index]` of the spec at (row, col), or at (col) when it has one row. */
+  | { readonly kind: "operand"; readonly index: number }
+  | { readonly kind: "constant"; readonly value: number }
+  | { readonly kind: "unary"; readonly fn: "silu" | "round_bf16" | "round_f16"; readonly x: Expr }
+  | { readonly kind: "binary"; readonly fn: "add" | "mul"; readonly a: Expr; readonly b: Expr };
+
+/** One output row computed from one input row: optional per-head norm, optional rotation. */
+export interface HeadChain {
+  /** First column of head 0 in the source buffer's row. */
+  readonly col: number;
+  readonly numHeads: number;
+  readonly norm: { readonly gain: TensorValue; readonly eps: number } | null;
+  readonly rope: { readonly style: RopeStyle; readonly angles: BufferValue; readonly half: number } | null;
+}
+
+interface Common {
+  /** Says what the kernel does, in a fixed order: `linear_bf16_3072x1024__silu_mul`. Equal specs share a name. */
+  readonly name: string;
+  /** Every graph node this kernel computes, for origins and `explain`. */
+  readonly nodes: readonly Node[];
+}
+
+/** out[row] = epilogue(table[ids[row]]) */
+export interface EmbeddingKernel extends Common {
+  readonly kind: "embedding";
+  readonly ids: InputValue;
+  readonly table: TensorValue;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
+/** out[row] = epilogue(x[rows?[row]] / rms(x) · gain) */
+export interface RmsNormKernel extends Common {
+  readonly kind: "rms_norm";
+  readonly x: BufferValue;
+  /** Gathers input rows when present: out has S rows. */
+  readonly rows: InputValue | null;
+  readonly gain: TensorValue;
+  readonly eps: number;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
+/**
+ * acc_w[row, col] = Σ_k x[row, k] · w[w · n + col, k] for w in 0 … ways − 1; out[row, col] = epilogue(acc_0, …).
+ * `w` has ways · n rows and k columns. `out` may be the very buffer an operand is read from (residual add in place).
+ */
+export interface LinearKernel extends Common {
+  readonly kind: "linear";
+  readonly x: BufferValue;
+  readonly w: TensorValue;
+  readonly ways: 1 | 2;
+  readonly n: number;
+  readonly k: number;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
+/** out (T, 2·half) = cos | sin of positions · invFreq, times attentionFactor; once a step, shared by all layers. */
+export interface RopeAnglesKernel extends Common {
+  readonly kind: "rope_angles";
+  readonly positions: InputValue;
+  readonly invFreq: readonly number[];
+  readonly attentionFactor: number;
+  readonly out: BufferValue;
+}
+
+/** Reads one row (T) of the fused projection per token; normalizes and rotates q into `out`, k and v into the cache. */
+export interface StoreKvKernel extends Common {
+  readonly kind: "store_kv";
+  readonly x: BufferValue;
+  readonly q: HeadChain;
+  readonly k: HeadChain;
+  readonly v: HeadChain;
+  readonly headDim: number;
+  readonly kv: KvValue;
+  readonly positions: InputValue;
+  readonly seqIds: InputValue;
+  readonly blockTables: InputValue;
+  /** (T, numHeads · headDim) */
+  readonly out: BufferValue;
+}
+
+/** out (T, numHeads · headDim) = epilogue(attention of q over the sequence's cached keys and values) */
+export interface AttentionKernel extends Common {
+  readonly kind: "paged_attention";
+  readonly q: BufferValue;
+  readonly kv: KvValue;
+  readonly numHeads: number;
+  readonly headDim: number;
+  readonly scale: number;
+  readonly window: number | null;
+  readonly positions: InputValue;
+  readonly seqIds: InputValue;
+  readonly blockTables: InputValue;
+  readonly epilogue: Expr;
+  readonly out: BufferValue;
+}
+
+/** out[row, col] = epilogue over operands: elementwise work that found no anchor to ride on. */
+export interface ElementwiseKernel extends Common {
+  readonly kind: "elementwise";
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
+/** Draws one token per sampled row from `logits` (S, vocab): see `templates/sample.cpu.njk` for the arithmetic. */
+export interface SampleKernel extends Common {
+  readonly kind: "sample";
+  readonly logits: BufferValue;
+  readonly vocabSize: number;
+}
+
+export type KernelSpec =
+  | EmbeddingKernel
+  | RmsNormKernel
+  | LinearKernel
+  | RopeAnglesKernel
+  | StoreKvKernel
+  | AttentionKernel
+  | ElementwiseKernel
+  | SampleKernel;
+
+export type KernelKind = KernelSpec["kind"];
+export type KernelOf<K extends KernelKind> = Extract<KernelSpec, { kind: K }>;

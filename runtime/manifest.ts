@@ -1,0 +1,166 @@
+/**
+ * The engine folder's contract: what `manifest.json` holds. The runtime owns this format; the compiler imports it to write.
+ *
+ * `parseManifest` (manifest-validator.ts) checks untrusted text against these types, bounds every number, and throws `ManifestError`.
+ */
+
+export const MANIFEST_FORMAT = 1;
+/** Version of the kernel calling convention (`templates/prelude.cpu.h`); a kernel library exports the one it was built for. */
+export const KERNEL_ABI = 1;
+
+export type ManifestDType = "f32" | "f16" | "bf16" | "i32" | "u8";
+/** What a step binds: `T` tokens, `B` sequences, `S` sampled rows, `P` blocks per block table; indices 0 … 3 in this order. */
+export type ManifestSymbol = "T" | "B" | "S" | "P";
+export const SYMBOLS: readonly ManifestSymbol[] = ["T", "B", "S", "P"];
+
+/** Reverse Polish over whole numbers and symbols: `["T", 16, "ceildiv", 8, "mul"]` is ⌈T/16⌉ · 8. */
+export type Rpn = readonly (number | ManifestSymbol | "mul" | "add" | "ceildiv")[];
+
+/** Arrays that JavaScript hands to a step (inputs) or that a step fills (outputs); see `runtime/batch.ts` for their layouts. */
+export const STEP_ARRAYS = [
+  "token_ids", // i32 (T)
+  "positions", // i32 (T)
+  "seq_ids", // i32 (T): row of block_tables
+  "block_tables", // i32 (B, P)
+  "sample_rows", // i32 (S): row of the batch whose logits are wanted
+  "sample_floats", // f32 (S, 8)
+  "sample_ints", // i32 (S, 12)
+  "sample_tokens", // i32 (n, 2): CSR entries addressed by sample_ints
+  "sampled_ids", // out i32 (S)
+  "sampled_logprobs", // out f32 (S)
+  "top_ids", // out i32 (S, 20)
+  "top_logprobs", // out f32 (S, 20)
+] as const;
+export type StepArray = (typeof STEP_ARRAYS)[number];
+
+/** Facts of the model, in the words of config.json, camelCased. */
+export interface ModelFacts {
+  readonly architecture: string; // "Qwen3ForCausalLM"
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly vocabSize: number;
+  readonly maxPositionEmbeddings: number;
+  readonly tieWordEmbeddings: boolean;
+  readonly dtype: "float32" | "float16" | "bfloat16";
+  readonly numParameters: number;
+  readonly bosTokenId: number | null;
+  readonly eosTokenIds: readonly number[];
+}
+
+export interface Limits {
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+}
+
+/** A packed tensor in weights.bin. `rows` is (rows, cols) row-major; `panel16` is described in `compiler/weights/pack.ts`. */
+export interface TensorEntry {
+  readonly name: string;
+  readonly dtype: ManifestDType;
+  readonly shape: readonly number[];
+  readonly layout: "rows" | "panel16";
+  readonly offset: number;
+  readonly bytes: number;
+  /** Checkpoint tensors it was made from, in order. */
+  readonly sources: readonly string[];
+}
+
+/** A region of the arena. `rows` is row-major; `tile16x32` is [rows/16][cols/32][16][32], zero beyond `cols`. Regions of buffers whose lives do not meet overlap. */
+export interface BufferEntry {
+  readonly name: string;
+  readonly dtype: ManifestDType;
+  readonly rows: ManifestSymbol | number;
+  readonly cols: number;
+  readonly layout: "rows" | "tile16x32";
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+export interface KernelEntry {
+  readonly name: string; // the exported C symbol too
+  readonly source: string; // kernels/<name>.cpp
+  /** Scratch bytes each thread needs. */
+  readonly scratchBytes: number;
+  /** What the kernel computes, per launch, in the symbols: for roofline and `explain`. */
+  readonly flops: Rpn;
+  readonly bytes: Rpn;
+  /** Model path and source line of the nodes it came from. */
+  readonly origins: readonly string[];
+}
+
+export type Arg =
+  | { readonly buffer: number }
+  | { readonly tensor: number }
+  | { readonly kv: number } // layer
+  | { readonly array: StepArray };
+
+export interface Step {
+  readonly kernel: number;
+  /** Units of work; a kernel is called with ranges of them, each unit exactly once. */
+  readonly grid: Rpn;
+  /** Units handed out at a time; ranges start at its multiples. */
+  readonly chunk: number;
+  /** With at most this many units the last thread to arrive runs the step alone, without a barrier of its own. */
+  readonly serialUnits: number;
+  readonly args: readonly Arg[];
+}
+
+/** A buffer worth looking at after a step: `hidden.0` … `hidden.L`, `logits`. Copied only on request. */
+export interface Tap {
+  readonly name: string;
+  readonly step: number;
+  readonly buffer: number;
+}
+
+export interface Program {
+  readonly name: string; // "step"
+  /** Runs batches of up to this many tokens; the engine takes the first program that fits. */
+  readonly maxTokens: number;
+  readonly steps: readonly Step[];
+  readonly taps: readonly Tap[];
+}
+
+/** Per layer: [block][kv head][K | V][…]; see `templates/paged_attention.cpu.njk` for the order inside a block. */
+export interface KvCacheEntry {
+  readonly dtype: ManifestDType;
+  readonly blockSize: number;
+  readonly numLayers: number;
+  /** Bytes of one block in one layer; a block takes numLayers times that. */
+  readonly bytesPerBlock: number;
+}
+
+export interface Manifest {
+  readonly format: typeof MANIFEST_FORMAT;
+  readonly name: string;
+  readonly model: ModelFacts;
+  readonly target: string; // "cpu:avx512-amx"
+  readonly limits: Limits;
+  readonly provenance: {
+    readonly compiler: string;
+    /** sha256 over the checkpoint's headers, sizes and config; `random:<seed>` for random weights. */
+    readonly checkpoint: string;
+    readonly options: Readonly<Record<string, string | number | boolean>>;
+  };
+  readonly weights: {
+    readonly file: string;
+    readonly bytes: number;
+    readonly sha256: string;
+    readonly tensors: readonly TensorEntry[];
+  };
+  readonly kvCache: KvCacheEntry;
+  readonly arena: { readonly bytes: number; readonly buffers: readonly BufferEntry[] };
+  readonly library: { readonly file: string; readonly sha256: string } | null; // null: not built yet
+  readonly kernels: readonly KernelEntry[];
+  readonly programs: readonly Program[];
+  readonly predicted: {
+    /** Bytes of weights a step reads at least. */
+    readonly weightBytesPerStep: number;
+    readonly kvBytesPerToken: number;
+    readonly flopsPerToken: number;
+    readonly memoryBytes: { readonly weights: number; readonly arena: number };
+  };
+}

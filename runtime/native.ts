@@ -1,0 +1,79 @@
+/**
+ * The addon's typed twin: what `native/addon.cpp` exports, declared once.
+ *
+ * Native code knows buffers, kernels, programs and launches; it does not know tokens, sequences or models.
+ * It checks its arguments at this boundary and throws JavaScript errors; it never aborts the process for a caller's mistake.
+ */
+
+export interface CpuFacts {
+  readonly arch: "x64" | "arm64" | "other";
+  readonly model: string;
+  /** Usable by this process (cgroup and affinity respected). */
+  readonly threads: number;
+  /** Instruction sets the kernels ask for, OS support included: "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512_bf16" "avx512_vnni" "amx_tile" "amx_bf16" "amx_int8" "neon" "dotprod" "bf16" "i8mm". */
+  readonly features: readonly string[];
+  readonly cacheBytes: { readonly l1d: number; readonly l2: number; readonly l3: number };
+}
+
+export interface MemoryFacts {
+  readonly totalBytes: number;
+  /** What can be allocated now without swapping: MemAvailable or the cgroup's headroom, the smaller. */
+  readonly availableBytes: number;
+}
+
+/** Where an argument of a launch points. */
+export type NativeArg = readonly [space: "arena" | "weights" | "kv", offset: number] | readonly [space: "array", index: number];
+
+export interface NativeStep {
+  readonly kernel: string; // symbol in the library
+  readonly grid: readonly (number | string)[]; // Rpn
+  readonly chunk: number;
+  readonly serialUnits: number;
+  readonly args: readonly NativeArg[];
+}
+
+export interface ExecutorOptions {
+  readonly library: string; // path of kernels.so
+  readonly weights: string; // path of weights.bin
+  readonly weightsBytes: number;
+  readonly arenaBytes: number;
+  readonly kvBytes: number;
+  readonly scratchBytes: number; // per thread
+  readonly threads: number;
+  /** Pins thread i to the i-th usable core. */
+  readonly pin: boolean;
+  readonly abi: number;
+  readonly programs: readonly { readonly steps: readonly NativeStep[] }[];
+  /** Number of typed arrays a step takes (STEP_ARRAYS.length). */
+  readonly numArrays: number;
+}
+
+/** A piece of the arena copied out after step `step` of the running program into `into` (bytes from `offset`). */
+export interface NativeTap {
+  readonly step: number;
+  readonly offset: number;
+  readonly into: Uint8Array;
+}
+
+export type StepTypedArray = Int32Array | Float32Array;
+
+export interface NativeExecutor {
+  /**
+   * Runs one program; `symbols` holds T, B, S, P. Arrays are read and written in place while the step runs and must not be
+   * touched before the promise settles. One step at a time: a second call before that rejects.
+   * Resolves with the milliseconds the program ran on the engine thread.
+   */
+  run(program: number, symbols: Int32Array, arrays: readonly StepTypedArray[], taps: readonly NativeTap[]): Promise<number>;
+  /** Per-step milliseconds of the last run when profiling is on, in program order. */
+  profile(on: boolean): Float64Array;
+  /** Waits for a running step, stops the threads, unmaps memory. Idempotent. */
+  close(): Promise<void>;
+}
+
+export interface NativeAddon {
+  cpuFacts(): CpuFacts;
+  memoryFacts(): MemoryFacts;
+  /** Read bandwidth in GB/s over `bytes` of memory with `threads` threads and 4 streams each: the median of `rounds`. */
+  readBandwidth(threads: number, bytes: number, rounds: number): number;
+  createExecutor(options: ExecutorOptions): NativeExecutor;
+}
