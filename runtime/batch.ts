@@ -53,6 +53,8 @@ export interface StepResult {
   readonly topIds: Int32Array; // (S, 20), best first
   readonly topLogprobs: Float32Array; // (S, 20)
   readonly ms: number;
+  /** Rows asked for by name: `hidden.0` … `hidden.L` (T, hiddenSize), `hidden.L` after the final norm and like `logits` with S rows. */
+  readonly taps: ReadonlyMap<string, Float32Array>;
 }
 
 /** What the scheduler drives: an engine, or a fake one in tests. */
@@ -63,5 +65,6 @@ export interface Device {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
-  step(batch: Batch): Promise<StepResult>;
+  /** One step at a time; rejects with `EngineError` when the engine is closed. */
+  step(batch: Batch, taps?: readonly string[]): Promise<StepResult>;
 }
