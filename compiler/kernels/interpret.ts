@@ -1,0 +1,237 @@
+/**
+ * What a kernel spec means: slow, obvious f32 arithmetic over whole arrays.
+ *
+ * `interpretKernels` over the specs formed from a graph gives the same arrays as interpreting the graph; generated kernels
+ * are compared with it. Sampling is not interpreted here: its reference is a distribution, not an array.
+ */
+
+import { invariant } from "../errors.ts";
+import type { InputName } from "../ir/ops.ts";
+import { roundTo } from "../ir/rounding.ts";
+import type { SymbolName } from "../ir/tensor-type.ts";
+import type { BufferValue, Expr, HeadChain, KernelKind, KernelOf, KernelSpec, TensorValue } from "./spec.ts";
+
+/** One layer's cache by slot (block · blockSize + offset): k and v are (slots, numKvHeads · headDim). */
+export interface KvSlots {
+  readonly blockSize: number;
+  readonly k: Float32Array;
+  readonly v: Float32Array;
+}
+
+/** Everything kernels read and write. Buffers come into being when a kernel writes them. */
+export interface KernelEnvironment {
+  readonly binding: Readonly<Record<SymbolName, number>>;
+  readonly buffers: Map<string, Float32Array>;
+  readonly tensor: (value: TensorValue) => Float32Array;
+  readonly input: (name: InputName) => Int32Array;
+  readonly kv: (layer: number) => KvSlots;
+}
+
+/** Runs specs in order, leaving every written buffer in `env.buffers`. */
+export function interpretKernels(specs: readonly KernelSpec[], env: KernelEnvironment): void {
+  for (const spec of specs) interpretKernel(spec, env);
+}
+
+/** Runs one spec. Throws `InternalError` for `sample`. */
+export function interpretKernel(spec: KernelSpec, env: KernelEnvironment): void {
+  (meaning[spec.kind] as (s: KernelSpec, e: KernelEnvironment) => void)(spec, env);
+}
+
+const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvironment) => void } = {
+  embedding(spec, env) {
+    const ids = env.input("token_ids");
+    const table = env.tensor(spec.table);
+    const { cols } = spec.out;
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [table[ids[row]! * cols + col]!]);
+  },
+
+  rms_norm(spec, env) {
+    const x = read(spec.x, env);
+    const gain = env.tensor(spec.gain);
+    const rows = spec.rows ? env.input(spec.rows.name) : null;
+    const { cols } = spec.out;
+    const scale = new Float32Array(rowCount(spec.out, env));
+    for (let row = 0; row < scale.length; row++) scale[row] = inverseRms(x, (rows ? rows[row]! : row) * cols, cols, spec.eps);
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [
+      Math.fround(x[(rows ? rows[row]! : row) * cols + col]! * scale[row]!) * gain[col]!,
+    ]);
+  },
+
+  linear(spec, env) {
+    const x = read(spec.x, env);
+    const w = env.tensor(spec.w);
+    const { k, n } = spec;
+    const dot = (row: number, weightRow: number): number => {
+      let sum = 0;
+      for (let i = 0; i < k; i++) sum += x[row * k + i]! * w[weightRow * k + i]!;
+      return Math.fround(sum);
+    };
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) =>
+      spec.ways === 1 ? [dot(row, col)] : [dot(row, col), dot(row, n + col)],
+    );
+  },
+
+  rope_angles(spec, env) {
+    const positions = env.input("positions");
+    const half = spec.invFreq.length;
+    const out = allocate(spec.out, env);
+    for (let t = 0; t < rowCount(spec.out, env); t++) {
+      for (let i = 0; i < half; i++) {
+        const angle = Math.fround(positions[t]! * Math.fround(spec.invFreq[i]!));
+        out[t * 2 * half + i] = Math.cos(angle) * spec.attentionFactor;
+        out[t * 2 * half + half + i] = Math.sin(angle) * spec.attentionFactor;
+      }
+    }
+  },
+
+  store_kv(spec, env) {
+    const { headDim } = spec;
+    const x = read(spec.x, env);
+    const out = allocate(spec.out, env);
+    const kv = env.kv(spec.kv.layer);
+    const width = spec.kv.numKvHeads * headDim;
+    for (let t = 0; t < rowCount(spec.out, env); t++) {
+      const row = x.subarray(t * spec.x.cols, (t + 1) * spec.x.cols);
+      const slot = slotOf(env, t, env.input("positions")[t]!, kv.blockSize);
+      const chain = (c: HeadChain) => headRow(c, row, headDim, t, env);
+      out.set(roundTo(spec.out.dtype, chain(spec.q)), t * spec.out.cols);
+      kv.k.set(roundTo(spec.kv.dtype, chain(spec.k)), slot * width);
+      kv.v.set(roundTo(spec.kv.dtype, chain(spec.v)), slot * width);
+    }
+  },
+
+  paged_attention(spec, env) {
+    const { headDim, numHeads } = spec;
+    const { numKvHeads } = spec.kv;
+    const group = numHeads / numKvHeads;
+    const q = read(spec.q, env);
+    const kv = env.kv(spec.kv.layer);
+    const width = numKvHeads * headDim;
+    const result = new Float32Array(q.length);
+    for (let t = 0; t < rowCount(spec.q, env); t++) {
+      const position = env.input("positions")[t]!;
+      const first = spec.window === null ? 0 : Math.max(0, position - spec.window + 1);
+      const slots: number[] = [];
+      for (let p = first; p <= position; p++) slots.push(slotOf(env, t, p, kv.blockSize));
+      for (let h = 0; h < numHeads; h++) {
+        const qAt = (t * numHeads + h) * headDim;
+        const kvAt = Math.floor(h / group) * headDim;
+        const scores = slots.map((slot) => {
+          let sum = 0;
+          for (let d = 0; d < headDim; d++) sum += q[qAt + d]! * kv.k[slot * width + kvAt + d]!;
+          return sum * spec.scale;
+        });
+        const max = Math.max(...scores);
+        const weights = scores.map((s) => Math.exp(s - max));
+        const total = weights.reduce((a, b) => a + b, 0);
+        for (let d = 0; d < headDim; d++) {
+          let sum = 0;
+          for (let i = 0; i < slots.length; i++) sum += weights[i]! * kv.v[slots[i]! * width + kvAt + d]!;
+          result[qAt + d] = sum / total;
+        }
+      }
+    }
+    writeOutput(spec.out, [], spec.epilogue, env, (row, col) => [result[row * spec.out.cols + col]!]);
+  },
+
+  elementwise(spec, env) {
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, () => []);
+  },
+
+  sample() {
+    invariant(false, "sampling has no array meaning; the sampler is compared with a reference distribution");
+  },
+};
+
+function read(value: BufferValue, env: KernelEnvironment): Float32Array {
+  const data = env.buffers.get(value.name);
+  invariant(data, `buffer ${value.name} is read before it is written`);
+  return data;
+}
+
+const rowCount = (value: BufferValue, env: KernelEnvironment): number =>
+  typeof value.rows === "number" ? value.rows : env.binding[value.rows.sym];
+
+function allocate(value: BufferValue, env: KernelEnvironment): Float32Array {
+  const data = new Float32Array(rowCount(value, env) * value.cols).fill(Number.NaN);
+  env.buffers.set(value.name, data);
+  return data;
+}
+
+/** out[row, col] = epilogue(acc(row, col)), rounded to the output's dtype. */
+function writeOutput(
+  out: BufferValue,
+  operands: readonly (BufferValue | TensorValue)[],
+  epilogue: Expr,
+  env: KernelEnvironment,
+  acc: (row: number, col: number) => readonly number[],
+): void {
+  const arrays = operands.map((o) => (o.kind === "buffer" ? read(o, env) : env.tensor(o)));
+  const broadcast = operands.map((o) => o.rows === 1);
+  const { cols } = out;
+  const data = new Float32Array(rowCount(out, env) * cols);
+  for (let row = 0, at = 0; at < data.length; row++) {
+    for (let col = 0; col < cols; col++, at++) {
+      const accs = acc(row, col);
+      data[at] = evaluate(epilogue, accs, (i) => arrays[i]![broadcast[i] ? col : at]!);
+    }
+  }
+  env.buffers.set(out.name, roundTo(out.dtype, data));
+}
+
+function evaluate(e: Expr, acc: readonly number[], operand: (index: number) => number): number {
+  switch (e.kind) {
+    case "acc":
+      return acc[e.way]!;
+    case "operand":
+      return operand(e.index);
+    case "constant":
+      return Math.fround(e.value);
+    case "unary": {
+      const x = evaluate(e.x, acc, operand);
+      if (e.fn === "silu") return Math.fround(x / (1 + Math.exp(-x)));
+      return roundTo(e.fn === "round_bf16" ? "bf16" : "f16", Float32Array.of(x))[0]!;
+    }
+    case "binary": {
+      const a = evaluate(e.a, acc, operand);
+      const b = evaluate(e.b, acc, operand);
+      return Math.fround(e.fn === "add" ? a + b : a * b);
+    }
+  }
+}
+
+function inverseRms(x: Float32Array, at: number, length: number, eps: number): number {
+  let sum = 0;
+  for (let i = 0; i < length; i++) sum += x[at + i]! * x[at + i]!;
+  return 1 / Math.sqrt(sum / length + eps);
+}
+
+/** One chain's heads for token t: (numHeads · headDim). */
+function headRow(chain: HeadChain, row: Float32Array, headDim: number, t: number, env: KernelEnvironment): Float32Array {
+  const out = row.slice(chain.col, chain.col + chain.numHeads * headDim);
+  for (let h = 0; h < chain.numHeads; h++) {
+    const head = out.subarray(h * headDim, (h + 1) * headDim);
+    if (chain.norm) {
+      const gain = env.tensor(chain.norm.gain);
+      const scale = inverseRms(head, 0, headDim, chain.norm.eps);
+      for (let d = 0; d < headDim; d++) head[d] = Math.fround(head[d]! * scale) * gain[d]!;
+    }
+    if (chain.rope) {
+      const { half, style } = chain.rope;
+      const angles = read(chain.rope.angles, env).subarray(t * 2 * half, (t + 1) * 2 * half);
+      for (let i = 0; i < half; i++) {
+        const [a, b] = style === "half" ? [i, i + half] : [2 * i, 2 * i + 1];
+        const [x, y] = [head[a]!, head[b]!];
+        head[a] = x * angles[i]! - y * angles[half + i]!;
+        head[b] = y * angles[i]! + x * angles[half + i]!;
+      }
+    }
+  }
+  return out;
+}
+
+function slotOf(env: KernelEnvironment, t: number, position: number, blockSize: number): number {
+  const seq = env.input("seq_ids")[t]!;
+  const block = env.input("block_tables")[seq * env.binding.P + Math.floor(position / blockSize)]!;
+  return block * blockSize + (position % blockSize);
+}

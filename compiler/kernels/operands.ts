@@ -1,0 +1,49 @@
+/**
+ * The order in which a kernel takes its values: the one place that says it, for codegen, the planner and the executor's arguments.
+ */
+import type { StepArray } from "../../runtime/manifest.ts";
+import type { KernelKind, KernelOf, KernelSpec, Value } from "./spec.ts";
+
+/** What a launch points at: a value, or one of the arrays a step carries. */
+export type KernelArg = { readonly kind: "value"; readonly value: Value } | { readonly kind: "array"; readonly array: StepArray };
+
+const value = (v: Value): KernelArg => ({ kind: "value", value: v });
+const array = (a: StepArray): KernelArg => ({ kind: "array", array: a });
+
+const optional = (v: Value | null | undefined): KernelArg[] => (v ? [value(v)] : []);
+
+const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } = {
+  embedding: (s) => [value(s.ids), value(s.table), ...s.operands.map(value), value(s.out)],
+  rms_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), ...s.operands.map(value), value(s.out)],
+  linear: (s) => [value(s.x), value(s.w), ...s.operands.map(value), value(s.out)],
+  rope_angles: (s) => [value(s.positions), value(s.out)],
+  store_kv: (s) => [
+    value(s.x),
+    ...[s.q, s.k].flatMap((chain) => [...optional(chain.norm?.gain), ...optional(chain.rope?.angles)]),
+    value(s.kv),
+    value(s.positions),
+    value(s.seqIds),
+    value(s.blockTables),
+    value(s.out),
+  ],
+  paged_attention: (s) => [value(s.q), value(s.kv), value(s.positions), value(s.seqIds), value(s.blockTables), value(s.out)],
+  elementwise: (s) => [...s.operands.map(value), value(s.out)],
+  sample: (s) => [
+    value(s.logits),
+    array("sample_floats"),
+    array("sample_ints"),
+    array("sample_tokens"),
+    array("sampled_ids"),
+    array("sampled_logprobs"),
+    array("top_ids"),
+    array("top_logprobs"),
+  ],
+};
+
+/** A kernel's arguments in calling order; the output is last (the sampler's outputs are step arrays). */
+export function kernelArgs(spec: KernelSpec): KernelArg[] {
+  return (order[spec.kind] as (s: KernelSpec) => KernelArg[])(spec);
+}
+
+/** The buffer a kernel writes, or null for the sampler, whose outputs are step arrays. */
+export const kernelOutput = (spec: KernelSpec) => (spec.kind === "sample" ? null : spec.out);
