@@ -1,0 +1,80 @@
+/**
+ * Recognises what stands between the fused projection and attention: q, k and v as head chains over one source row.
+ *
+ * chain = rope? · rms_norm? · reshape · slice of the source; v has neither norm nor rotation in the families we know, but may.
+ */
+import { UnsupportedError } from "../errors.ts";
+import type { Graph } from "../ir/graph.ts";
+import type { Node, NodeOf, RopeStyle } from "../ir/ops.ts";
+
+/** One of q, k, v before its values are named. */
+export interface ChainNodes {
+  readonly col: number;
+  readonly numHeads: number;
+  readonly norm: { readonly gain: Node; readonly eps: number } | null;
+  readonly rope: { readonly style: RopeStyle; readonly angles: Node } | null;
+}
+
+export interface AttentionInputs {
+  readonly source: Node;
+  readonly headDim: number;
+  readonly q: ChainNodes;
+  readonly k: ChainNodes;
+  readonly v: ChainNodes;
+  /** What attention reads as q. */
+  readonly qRoot: Node;
+  /** Nodes the kernel computes besides the store itself. */
+  readonly inner: readonly Node[];
+}
+
+/** Matches the inputs of one layer's attention. Throws `UnsupportedError`, naming the model path, when they have another shape. */
+export function matchAttentionInputs(graph: Graph, store: NodeOf<"store_kv">, users: readonly Node[]): AttentionInputs {
+  const refuse = (why: string): never => {
+    throw new UnsupportedError(`store_kv at ${graph.originText(store)}: ${why}`);
+  };
+  const attention = users.filter((u) => u.op === "paged_attention");
+  const [first] = attention;
+  if (!first || attention.length !== 1 || users.length !== 1) return refuse("exactly one paged_attention must read the stored cache");
+  const [, k, v] = store.operands;
+  const q = first.operands[0] as Node;
+  const chains = { q: unwind(q), k: unwind(k), v: unwind(v) };
+  const { source } = chains.q;
+  if (chains.k.source !== source || chains.v.source !== source) {
+    return refuse("q, k and v must come from one fused projection of the same input");
+  }
+  return {
+    source,
+    headDim: q.type.shape[2] as number,
+    q: chains.q.chain,
+    k: chains.k.chain,
+    v: chains.v.chain,
+    qRoot: q,
+    inner: [...new Set([...chains.q.nodes, ...chains.k.nodes, ...chains.v.nodes])].sort((a, b) => a.id - b.id),
+  };
+}
+
+function unwind(root: Node): { source: Node; chain: ChainNodes; nodes: Node[] } {
+  const nodes: Node[] = [];
+  let node = root;
+  const step = (next: Node) => {
+    nodes.push(node);
+    node = next;
+  };
+  let rope: ChainNodes["rope"] = null;
+  let norm: ChainNodes["norm"] = null;
+  if (node.op === "rope") {
+    rope = { style: node.attrs.style, angles: node.operands[1] };
+    step(node.operands[0]);
+  }
+  if (node.op === "rms_norm") {
+    norm = { gain: node.operands[1], eps: node.attrs.eps };
+    step(node.operands[0]);
+  }
+  if (node.op === "reshape") step(node.operands[0]);
+  let col = 0;
+  if (node.op === "slice") {
+    col = node.attrs.start;
+    step(node.operands[0]);
+  }
+  return { source: node, chain: { col, numHeads: root.type.shape[1] as number, norm, rope }, nodes };
+}

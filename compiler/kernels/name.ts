@@ -1,0 +1,54 @@
+/**
+ * Kernel names: what it does, in a fixed order — anchor, dtype and shape, then what rides in its slots.
+ */
+import { maxOf } from "../ir/tensor-type.ts";
+import type { Expr, HeadChain, KernelSpec } from "./spec.ts";
+
+type Named = KernelSpec extends infer S ? (S extends KernelSpec ? Omit<S, "name"> : never) : never;
+
+/** `linear_bf16_3072x1024__silu_mul`. Different specs may share it; the planner numbers those apart. */
+export function kernelName(spec: Named): string {
+  return [base(spec), slotName(spec)].filter(Boolean).join("__");
+}
+
+function base(spec: Named): string {
+  switch (spec.kind) {
+    case "embedding":
+      return `embedding_${spec.table.dtype}_${spec.out.cols}`;
+    case "rms_norm":
+      return `rms_norm_${spec.rows ? "gather_" : ""}${spec.out.dtype}_${spec.out.cols}`;
+    case "linear":
+      return `linear_${spec.w.dtype}_${spec.n}x${spec.k}`;
+    case "rope_angles":
+      return `rope_angles_${spec.invFreq.length}`;
+    case "store_kv":
+      return `${[...new Set([...chainName(spec.q), ...chainName(spec.k), ...chainName(spec.v)])].map((w) => `${w}_`).join("")}store_kv_${spec.kv.dtype}_${spec.q.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}`;
+    case "paged_attention":
+      return `paged_attention_${spec.kv.dtype}_${spec.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}${spec.window === null ? "" : `_window${spec.window}`}`;
+    case "elementwise":
+      return `elementwise_${maxOf(spec.out.cols)}`;
+    case "sample":
+      return `sample_${spec.vocabSize}`;
+  }
+}
+
+const chainName = (chain: HeadChain): string[] => [...(chain.norm ? ["norm"] : []), ...(chain.rope ? ["rope"] : [])];
+
+function slotName(spec: Named): string {
+  if (!("epilogue" in spec)) return "";
+  const operands = "operands" in spec ? spec.operands : [];
+  const words: string[] = [];
+  const visit = (e: Expr): void => {
+    if (e.kind === "unary") {
+      visit(e.x);
+      words.push(e.fn);
+    } else if (e.kind === "binary") {
+      visit(e.a);
+      visit(e.b);
+      const rowVector = [e.a, e.b].some((x) => x.kind === "operand" && operands[x.index]?.kind === "tensor");
+      words.push(rowVector && e.fn === "add" ? "bias" : e.fn);
+    }
+  };
+  visit(spec.epilogue);
+  return words.join("_");
+}
