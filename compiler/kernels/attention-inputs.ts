@@ -34,7 +34,8 @@ export function matchAttentionInputs(graph: Graph, store: NodeOf<"store_kv">, us
   };
   const attention = users.filter((u) => u.op === "paged_attention");
   const [first] = attention;
-  if (!first || attention.length !== 1 || users.length !== 1) return refuse("exactly one paged_attention must read the stored cache");
+  if (!first || attention.length !== 1 || users.length !== 1)
+    return refuse("exactly one paged_attention must read the stored cache");
   const [, k, v] = store.operands;
   const q = first.operands[0] as Node;
   const chains = { q: unwind(q), k: unwind(k), v: unwind(v) };

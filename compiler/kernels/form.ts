@@ -4,12 +4,12 @@
  * An anchor's region grows over elementwise users while their other operands are already there; it is cut at the last place where
  * exactly one value leaves it. Attention's inputs (norm, rotation, cache write of q, k, v) form one kernel per layer.
  */
-import { UnsupportedError, invariant } from "../errors.ts";
+import { invariant, UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import { ELEMENTWISE, type Node, type NodeOf } from "../ir/ops.ts";
 import { maxOf, printType } from "../ir/tensor-type.ts";
 import { type AttentionInputs, matchAttentionInputs } from "./attention-inputs.ts";
-import { kernelName } from "./name.ts";
+import { kernelName, type Unnamed } from "./name.ts";
 import type { BufferValue, Expr, InputValue, KernelSpec, KvValue, TensorValue } from "./spec.ts";
 
 /** The kernels of a graph in execution order, and where its named values end up. */
@@ -23,10 +23,6 @@ export interface KernelProgram {
 export function formKernels(graph: Graph): KernelProgram {
   return new Former(graph).run();
 }
-
-type Spec<K extends KernelSpec["kind"]> = Extract<KernelSpec, { kind: K }>;
-/** A spec before its name is known. */
-type Unnamed<S extends KernelSpec> = S extends KernelSpec ? Omit<S, "name"> : never;
 
 interface Region {
   readonly root: Node;
@@ -95,7 +91,7 @@ class Former {
         return this.linear(node);
       case "rope_angles": {
         const region = this.alone(node);
-        return this.push<Spec<"rope_angles">>(region, {
+        return this.push(region, {
           kind: "rope_angles",
           positions: this.input(node.operands[0]),
           invFreq: node.attrs.invFreq,
@@ -158,7 +154,7 @@ class Former {
     const total = node.type.shape.at(-1) as number;
     const region = this.gated(node) ?? this.grow(new Map([[node, { kind: "acc", way: 0 }]]), node);
     const ways = region.nodes.some((n) => n.op === "slice") ? 2 : 1;
-    this.push<Spec<"linear">>(region, {
+    this.push(region, {
       kind: "linear",
       x: this.bufferOf(x),
       w: this.tensor(w),
@@ -174,7 +170,13 @@ class Former {
     const total = node.type.shape.at(-1) as number;
     const users = this.usersOf(node);
     const halves = [0, total / 2].map((start) =>
-      users.find((u) => u.op === "slice" && u.attrs.start === start && u.attrs.size === total / 2 && u.attrs.axis === node.type.shape.length - 1),
+      users.find(
+        (u) =>
+          u.op === "slice" &&
+          u.attrs.start === start &&
+          u.attrs.size === total / 2 &&
+          u.attrs.axis === node.type.shape.length - 1,
+      ),
     );
     if (this.escaping.has(node) || users.length !== 2 || !halves[0] || !halves[1]) return null;
     const region = this.grow(
@@ -195,7 +197,11 @@ class Former {
       col: c.col,
       numHeads: c.numHeads,
       norm: c.norm && { gain: this.tensor(c.norm.gain), eps: c.norm.eps },
-      rope: c.rope && { style: c.rope.style, angles: this.bufferOf(c.rope.angles), half: (c.rope.angles.type.shape[1] as number) / 2 },
+      rope: c.rope && {
+        style: c.rope.style,
+        angles: this.bufferOf(c.rope.angles),
+        half: (c.rope.angles.type.shape[1] as number) / 2,
+      },
     });
     const out: BufferValue = {
       kind: "buffer",
@@ -207,7 +213,7 @@ class Former {
     };
     this.buffers.set(inputs.qRoot, out);
     this.computed.add(node);
-    this.push<Spec<"store_kv">>(
+    this.push(
       { root: node, epilogue: { kind: "acc", way: 0 }, operands: [], nodes: [...inputs.inner, node] },
       {
         kind: "store_kv",
@@ -229,7 +235,7 @@ class Former {
   private elementwise(node: Node): void {
     const leaf = this.leaves(node);
     const region = this.grow(new Map([[node, leaf.expr]]), node, leaf.operands);
-    this.push<Spec<"elementwise">>(region, { kind: "elementwise", ...this.slots(region) });
+    this.push(region, { kind: "elementwise", ...this.slots(region) });
   }
 
   /** An elementwise node over values that are all there already. */
@@ -240,7 +246,7 @@ class Former {
     return { expr: expr as Expr, operands };
   }
 
-  private anchored(node: Node, spec: (region: Region) => Unnamed<KernelSpec>): void {
+  private anchored(node: Node, spec: (region: Region) => Unnamed): void {
     const region = this.grow(new Map([[node, { kind: "acc", way: 0 }]]), node);
     this.push(region, spec(region));
   }
@@ -303,7 +309,8 @@ class Former {
         return { kind: "unary", fn: "silu", x: a };
       case "cast":
         if (node.attrs.dtype === "f32") return a;
-        if (node.attrs.dtype === "bf16" || node.attrs.dtype === "f16") return { kind: "unary", fn: `round_${node.attrs.dtype}`, x: a };
+        if (node.attrs.dtype === "bf16" || node.attrs.dtype === "f16")
+          return { kind: "unary", fn: `round_${node.attrs.dtype}`, x: a };
         return undefined;
       case "reshape":
         return a;
@@ -336,10 +343,10 @@ class Former {
     return { epilogue: region.epilogue, operands: region.operands, out: this.output(region.root), nodes: region.nodes };
   }
 
-  private push<S extends KernelSpec>(region: Region, spec: Unnamed<S>): void {
+  private push(region: Region, spec: Unnamed): void {
     for (const node of region.nodes) this.computed.add(node);
-    const unnamed = stripStoredRounding(spec as Unnamed<KernelSpec>);
-    this.kernels.push({ ...unnamed, name: kernelName(unnamed) } as KernelSpec);
+    const unnamed = stripStoredRounding(spec);
+    this.kernels.push({ ...unnamed, name: kernelName(unnamed) });
   }
 
   private output(node: Node): BufferValue {
@@ -391,7 +398,7 @@ class Former {
 }
 
 /** A rounding to the very dtype the result is stored in says nothing more than the store does. */
-function stripStoredRounding(spec: Unnamed<KernelSpec>): Unnamed<KernelSpec> {
+function stripStoredRounding(spec: Unnamed): Unnamed {
   if (!("epilogue" in spec)) return spec;
   const { epilogue, out } = spec;
   return epilogue.kind === "unary" && epilogue.fn === `round_${out.dtype}` ? { ...spec, epilogue: epilogue.x } : spec;

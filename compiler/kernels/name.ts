@@ -2,16 +2,17 @@
  * Kernel names: what it does, in a fixed order — anchor, dtype and shape, then what rides in its slots.
  */
 import { maxOf } from "../ir/tensor-type.ts";
-import type { Expr, HeadChain, KernelSpec } from "./spec.ts";
+import type { Expr, HeadChain, KernelKind, KernelOf } from "./spec.ts";
 
-type Named = KernelSpec extends infer S ? (S extends KernelSpec ? Omit<S, "name"> : never) : never;
+/** A spec before its name is known. */
+export type Unnamed = { [K in KernelKind]: Omit<KernelOf<K>, "name"> }[KernelKind];
 
 /** `linear_bf16_3072x1024__silu_mul`. Different specs may share it; the planner numbers those apart. */
-export function kernelName(spec: Named): string {
+export function kernelName(spec: Unnamed): string {
   return [base(spec), slotName(spec)].filter(Boolean).join("__");
 }
 
-function base(spec: Named): string {
+function base(spec: Unnamed): string {
   switch (spec.kind) {
     case "embedding":
       return `embedding_${spec.table.dtype}_${spec.out.cols}`;
@@ -34,7 +35,7 @@ function base(spec: Named): string {
 
 const chainName = (chain: HeadChain): string[] => [...(chain.norm ? ["norm"] : []), ...(chain.rope ? ["rope"] : [])];
 
-function slotName(spec: Named): string {
+function slotName(spec: Unnamed): string {
   if (!("epilogue" in spec)) return "";
   const operands = "operands" in spec ? spec.operands : [];
   const words: string[] = [];

@@ -1,0 +1,138 @@
+/**
+ * `ingot list`, `show` and `rm`: the engines compiled so far.
+ */
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { join, resolve, sep } from "node:path";
+import { Command } from "commander";
+import type { Manifest } from "../../../runtime/manifest.ts";
+import { parseManifest } from "../../../runtime/manifest-validator.ts";
+import { UsageError } from "../exit.ts";
+import { addJsonFlag } from "../options.ts";
+import { engineCache } from "../places.ts";
+import { formatBytes } from "../progress.ts";
+import { printTable } from "../table.ts";
+
+interface Listed {
+  readonly folder: string;
+  readonly id: string;
+  readonly manifest: Manifest;
+  readonly bytes: number;
+}
+
+export function listCommand(): Command {
+  const command = new Command("list").description("list the engines in the cache").action((flags: { json?: boolean }) => {
+    const engines = listed();
+    if (flags.json) {
+      return console.log(
+        JSON.stringify(
+          engines.map(({ id, folder, bytes, manifest: m }) => ({
+            id,
+            folder,
+            bytes,
+            model: m.name,
+            architecture: m.model.architecture,
+            target: m.target,
+            dtype: m.model.dtype,
+          })),
+          null,
+          2,
+        ),
+      );
+    }
+    if (engines.length === 0) return console.log("no engines yet: ingot compile <model>");
+    console.log(
+      printTable(
+        ["engine", "model", "target", "dtype", "size"],
+        engines.map(({ id, manifest: m, bytes }) => [id, m.name, m.target, m.model.dtype, formatBytes(bytes)]),
+      ),
+    );
+  });
+  return addJsonFlag(command);
+}
+
+export function showCommand(): Command {
+  const command = new Command("show")
+    .description("print what an engine is: model, target, limits, memory, kernels")
+    .argument("<engine>", "an engine folder or an id from `ingot list`")
+    .action((engine: string, flags: { json?: boolean }) => {
+      const folder = engineFolder(engine);
+      const manifest = readManifest(folder);
+      if (flags.json) return console.log(JSON.stringify({ folder, ...manifest }, null, 2));
+      const { model: m, limits, predicted } = manifest;
+      console.log(
+        printTable(
+          [manifest.name, folder],
+          [
+            ["architecture", m.architecture],
+            ["parameters", `${(m.numParameters / 1e6).toFixed(1)} M, ${m.dtype}`],
+            [
+              "shape",
+              `${m.numLayers} layers, hidden ${m.hiddenSize}, heads ${m.numHeads}/${m.numKvHeads} × ${m.headDim}, vocabulary ${m.vocabSize}`,
+            ],
+            ["target", manifest.target],
+            [
+              "limits",
+              `context ${limits.maxModelLen}, ${limits.maxNumSeqs} sequences, ${limits.maxNumBatchedTokens} tokens a step`,
+            ],
+            ["weights", formatBytes(predicted.memoryBytes.weights)],
+            ["arena", formatBytes(predicted.memoryBytes.arena)],
+            [
+              "KV cache",
+              `${formatBytes(predicted.kvBytesPerToken)} per token, ${manifest.kvCache.dtype}, blocks of ${manifest.kvCache.blockSize}`,
+            ],
+            ["read per step", `${formatBytes(predicted.weightBytesPerStep)} of weights`],
+            ["kernels", String(manifest.kernels.length)],
+            ["compiled from", manifest.provenance.checkpoint],
+          ],
+        ),
+      );
+    });
+  return addJsonFlag(command);
+}
+
+export function removeCommand(): Command {
+  const command = new Command("rm")
+    .description("delete engines from the cache")
+    .argument("<engine...>", "ids from `ingot list`, or engine folders")
+    .action((engines: string[], flags: { json?: boolean }) => {
+      const folders = engines.map(engineFolder);
+      for (const folder of folders) rmSync(folder, { recursive: true });
+      console.log(flags.json ? JSON.stringify({ removed: folders }) : folders.map((f) => `removed ${f}`).join("\n"));
+    });
+  return addJsonFlag(command);
+}
+
+/** The folder of an engine named by path or by its id in the cache. Throws `UsageError` when there is none. */
+export function engineFolder(engine: string): string {
+  for (const folder of [resolve(engine), resolve(engineCache(), engine)]) {
+    const inside = folder === resolve(engine) || folder.startsWith(engineCache() + sep);
+    if (inside && existsSync(join(folder, "manifest.json"))) return folder;
+  }
+  throw new UsageError(`${engine} is neither an engine folder nor an id from \`ingot list\``);
+}
+
+function listed(): Listed[] {
+  const root = engineCache();
+  if (!existsSync(root)) return [];
+  return readdirSync(root)
+    .filter((id) => existsSync(join(root, id, "manifest.json")))
+    .sort()
+    .map((id) => {
+      const folder = join(root, id);
+      return { id, folder, manifest: readManifest(folder), bytes: folderBytes(folder) };
+    });
+}
+
+const readManifest = (folder: string): Manifest => {
+  const file = join(folder, "manifest.json");
+  return parseManifest(readFileSync(file, "utf8"), file);
+};
+
+function folderBytes(folder: string): number {
+  let bytes = 0;
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    bytes += entry.isDirectory() ? folderBytes(path) : statSync(path).size;
+  }
+  return bytes;
+}

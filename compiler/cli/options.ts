@@ -1,0 +1,111 @@
+/**
+ * Flags that several verbs share, each with its `INGOT_…` variable; names are vLLM's where vLLM has one.
+ */
+import { type Command, InvalidArgumentError, Option } from "commander";
+
+/** A whole number of at least `least`. */
+export const integer =
+  (least: number) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (!Number.isSafeInteger(value) || value < least)
+      throw new InvalidArgumentError(`expected a whole number of at least ${least}.`);
+    return value;
+  };
+
+/** A number between two bounds, both included. */
+export const between =
+  (low: number, high: number) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (text.trim() === "" || !(value >= low && value <= high))
+      throw new InvalidArgumentError(`expected a number from ${low} to ${high}.`);
+    return value;
+  };
+
+/** A size such as `8GiB`, `500MB` or plain bytes. */
+export function byteSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)?$/.exec(text.trim());
+  if (!match) throw new InvalidArgumentError("expected a size such as 8GiB, 500MB or a number of bytes.");
+  const units: Record<string, number> = {
+    B: 1,
+    kB: 1e3,
+    KB: 1e3,
+    MB: 1e6,
+    GB: 1e9,
+    TB: 1e12,
+    KiB: 2 ** 10,
+    MiB: 2 ** 20,
+    GiB: 2 ** 30,
+    TiB: 2 ** 40,
+  };
+  return Math.floor(Number(match[1]) * (units[match[2] ?? "B"] as number));
+}
+
+/** Adds a flag read from the command line or from its `INGOT_…` variable. */
+export function flag<T>(
+  command: Command,
+  flags: string,
+  description: string,
+  parse?: (text: string) => T,
+  fallback?: T,
+): Command {
+  const option = new Option(flags, description);
+  const name = (option.long ?? "").replace(/^--(no-)?/, "");
+  option.env(`INGOT_${name.replaceAll("-", "_").toUpperCase()}`);
+  if (parse) option.argParser(parse);
+  if (fallback !== undefined) option.default(fallback);
+  return command.addOption(option);
+}
+
+/** How a model becomes an engine. */
+export interface CompileFlags {
+  readonly target: string;
+  readonly dtype: string;
+  readonly kvCacheDtype: string;
+  readonly maxModelLen?: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly weights: string;
+  readonly weightsSeed: number;
+  readonly layers?: number;
+}
+
+export function addCompileFlags(command: Command): Command {
+  flag(
+    command,
+    "--target <target>",
+    "native, or cpu:generic | cpu:avx2 | cpu:avx512 | cpu:avx512-amx | cpu:neon",
+    undefined,
+    "native",
+  );
+  flag(command, "--dtype <dtype>", "auto (the checkpoint's), float32, bfloat16 or float16", undefined, "auto");
+  flag(command, "--kv-cache-dtype <dtype>", "auto (the weights' dtype), float32, bfloat16 or float16", undefined, "auto");
+  flag(command, "--max-model-len <tokens>", "longest context; default: what the model says", integer(1));
+  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1), 256);
+  flag(command, "--max-num-batched-tokens <n>", "most tokens in one step", integer(1), 2048);
+  flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, "checkpoint");
+  flag(command, "--weights-seed <n>", "seed of random weights", integer(0), 0);
+  flag(command, "--layers <n>", "keep only the first n layers (for experiments)", integer(1));
+  return command;
+}
+
+/** How an engine is loaded. */
+export interface LoadFlags {
+  readonly threads?: number;
+  readonly kvCacheMemory?: number;
+  readonly memoryUtilization: number;
+  readonly enablePrefixCaching: boolean;
+}
+
+export function addLoadFlags(command: Command): Command {
+  flag(command, "--threads <n>", "threads that compute; default: every usable core", integer(1));
+  flag(command, "--kv-cache-memory <size>", "memory for the KV cache, such as 4GiB; default: from free memory", byteSize);
+  flag(command, "--memory-utilization <share>", "share of free memory the KV cache may take", between(0.01, 1), 0.9);
+  flag(command, "--no-enable-prefix-caching", "compute every prompt from its first token");
+  return command;
+}
+
+export function addJsonFlag(command: Command): Command {
+  return flag(command, "--json", "print the result as JSON");
+}

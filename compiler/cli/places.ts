@@ -1,0 +1,17 @@
+/**
+ * Where engines and built kernels are kept between runs: `$INGOT_CACHE`, else the platform's cache folder.
+ */
+import { homedir } from "node:os";
+import { join } from "node:path";
+
+/** The cache's folder; nothing in it is ever needed twice, everything can be rebuilt. */
+export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
+  if (env.INGOT_CACHE) return env.INGOT_CACHE;
+  if (process.platform === "darwin") return join(homedir(), "Library", "Caches", "ingot");
+  return join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "ingot");
+}
+
+/** Engines compiled on first use. */
+export const engineCache = (): string => join(cacheRoot(), "engines");
+/** Built kernel objects by content hash. */
+export const kernelCache = (): string => join(cacheRoot(), "kernels");
