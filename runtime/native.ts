@@ -4,12 +4,18 @@
  * Native code knows buffers, kernels, programs and launches; it does not know tokens, sequences or models.
  * It checks its arguments at this boundary and throws JavaScript errors; it never aborts the process for a caller's mistake.
  */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { EngineError } from "./errors.ts";
 
 export interface CpuFacts {
   readonly arch: "x64" | "arm64" | "other";
   readonly model: string;
   /** Usable by this process (cgroup and affinity respected). */
   readonly threads: number;
+  /** Physical cores among them: hyper-threads of one core share its vector units and its caches. */
+  readonly cores: number;
   /** Instruction sets the kernels ask for, OS support included: "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512_bf16" "avx512_vnni" "amx_tile" "amx_bf16" "amx_int8" "neon" "dotprod" "bf16" "i8mm". */
   readonly features: readonly string[];
   readonly cacheBytes: { readonly l1d: number; readonly l2: number; readonly l3: number };
@@ -34,7 +40,7 @@ export interface NativeStep {
 
 export interface ExecutorOptions {
   readonly library: string; // path of kernels.so
-  readonly weights: string; // path of weights.bin
+  readonly weights: string; // path of weights.bin, at least weightsBytes long
   readonly weightsBytes: number;
   readonly arenaBytes: number;
   readonly kvBytes: number;
@@ -60,13 +66,16 @@ export type StepTypedArray = Int32Array | Float32Array;
 export interface NativeExecutor {
   /**
    * Runs one program; `symbols` holds T, B, S, P. Arrays are read and written in place while the step runs and must not be
-   * touched before the promise settles. One step at a time: a second call before that rejects.
+   * touched before the promise settles. One step at a time: a second call before that rejects. Bad arguments throw.
    * Resolves with the milliseconds the program ran on the engine thread.
    */
   run(program: number, symbols: Int32Array, arrays: readonly StepTypedArray[], taps: readonly NativeTap[]): Promise<number>;
-  /** Per-step milliseconds of the last run when profiling is on, in program order. */
+  /**
+   * Turns timing of single steps on or off from the next run on, and returns the per-step milliseconds of the last profiled
+   * run in program order (empty before one). Throws while a program is running.
+   */
   profile(on: boolean): Float64Array;
-  /** Waits for a running step, stops the threads, unmaps memory. Idempotent. */
+  /** Lets a running program finish, stops the threads, unmaps memory. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -76,4 +85,23 @@ export interface NativeAddon {
   /** Read bandwidth in GB/s over `bytes` of memory with `threads` threads and 4 streams each: the median of `rounds`. */
   readBandwidth(threads: number, bytes: number, rounds: number): number;
   createExecutor(options: ExecutorOptions): NativeExecutor;
+}
+
+/**
+ * Loads the addon: `dist/ingot.node` of the installed package, or `file`.
+ * Throws `EngineError` if it is not there or does not load on this machine.
+ */
+export function loadNative(file?: string): NativeAddon {
+  // Sources stand in runtime/, the bundle in dist/: the addon is beside the one, a folder over from the other.
+  const candidates =
+    file === undefined ? ["../dist/ingot.node", "./ingot.node"].map((p) => fileURLToPath(new URL(p, import.meta.url))) : [file];
+  const found = candidates.find((candidate) => existsSync(candidate));
+  if (found === undefined)
+    throw new EngineError(`the native addon is missing (${candidates[0]}): run \`npm run build\` in the package`);
+  try {
+    return createRequire(import.meta.url)(found) as NativeAddon;
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new EngineError(`the native addon ${found} does not load: ${why}; build it again with \`npm run build\``, { cause });
+  }
 }

@@ -1,0 +1,179 @@
+// The boundary with JavaScript: checks every argument, throws errors that name it, and carries results back to the event loop.
+//
+// `runtime/native.ts` is this file's typed twin. Nothing here computes; nothing behind it sees a JavaScript value.
+#include "arguments.h"
+
+#include <memory>
+
+#include "cpu/bandwidth.h"
+#include "cpu/features.h"
+#include "executor.h"
+#include "machine.h"
+#include "session.h"
+
+namespace ingot {
+
+namespace {
+
+constexpr int64_t kMaxThreads = 1024;
+constexpr uint32_t kMaxPrograms = 1024;
+constexpr uint32_t kMaxSteps = 1 << 20;
+constexpr uint32_t kMaxArgs = 64;
+constexpr int64_t kMaxGridNumber = int64_t{1} << 40;
+
+// Runs `body`, turning a C++ exception into a JavaScript error.
+template <class Body>
+Napi::Value guarded(Napi::Env env, Body&& body) {
+  try {
+    return body();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw Napi::Error::New(env, error.what());
+  }
+}
+
+GridOp parse_grid_op(Napi::Env env, Napi::Value value, const std::string& name) {
+  if (value.IsNumber()) return {GridOp::Kind::kNumber, to_integer(env, value, name, 0, kMaxGridNumber)};
+  const std::string word = to_string(env, value, name);
+  const std::string symbols = "TBSP";
+  if (word.size() == 1 && symbols.find(word) != std::string::npos) return {GridOp::Kind::kSymbol, static_cast<int64_t>(symbols.find(word))};
+  if (word == "mul") return {GridOp::Kind::kMul, 0};
+  if (word == "add") return {GridOp::Kind::kAdd, 0};
+  if (word == "ceildiv") return {GridOp::Kind::kCeilDiv, 0};
+  bad_type(env, name, "a number, T, B, S, P, mul, add or ceildiv");
+}
+
+ArgSpec parse_arg(Napi::Env env, Napi::Value value, const std::string& name) {
+  const Napi::Array pair = to_array(env, value, name);
+  const std::string space = to_string(env, pair.Get(0u), name + "[0]");
+  const int64_t number = to_integer(env, pair.Get(1u), name + "[1]", 0, kMaxSafeInteger);
+  if (space == "arena") return {ArgSpec::Space::kArena, number};
+  if (space == "weights") return {ArgSpec::Space::kWeights, number};
+  if (space == "kv") return {ArgSpec::Space::kKv, number};
+  if (space == "array") return {ArgSpec::Space::kArray, number};
+  bad_type(env, name + "[0]", "arena, weights, kv or array");
+}
+
+// Calls `each(element, name)` for every element, at most `max` of them.
+template <class Each>
+void for_each(Napi::Env env, Napi::Value value, const std::string& name, uint32_t max, Each&& each) {
+  const Napi::Array array = to_array(env, value, name);
+  if (array.Length() > max) bad_type(env, name, ("an array of at most " + std::to_string(max)).c_str());
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    Napi::HandleScope scope(env);
+    each(array.Get(i), name + "[" + std::to_string(i) + "]");
+  }
+}
+
+StepSpec parse_step(Napi::Env env, Napi::Value value, const std::string& name) {
+  const Napi::Object object = to_object(env, value, name);
+  StepSpec step;
+  step.kernel = to_string(env, object.Get("kernel"), name + ".kernel");
+  step.chunk = to_integer(env, object.Get("chunk"), name + ".chunk", 1, kMaxGridNumber);
+  step.serial_units = to_integer(env, object.Get("serialUnits"), name + ".serialUnits", 0, kMaxGridNumber);
+  for_each(env, object.Get("grid"), name + ".grid", 64,
+           [&](Napi::Value op, const std::string& at) { step.grid.push_back(parse_grid_op(env, op, at)); });
+  for_each(env, object.Get("args"), name + ".args", kMaxArgs,
+           [&](Napi::Value arg, const std::string& at) { step.args.push_back(parse_arg(env, arg, at)); });
+  return step;
+}
+
+ExecutorSpec parse_options(Napi::Env env, Napi::Value value) {
+  const Napi::Object object = to_object(env, value, "options");
+  const auto integer = [&](const char* key, int64_t min, int64_t max) {
+    return to_integer(env, object.Get(key), std::string("options.") + key, min, max);
+  };
+  ExecutorSpec spec;
+  spec.library = to_string(env, object.Get("library"), "options.library");
+  spec.weights = to_string(env, object.Get("weights"), "options.weights");
+  spec.weights_bytes = integer("weightsBytes", 0, kMaxSafeInteger);
+  spec.arena_bytes = integer("arenaBytes", 0, kMaxSafeInteger);
+  spec.kv_bytes = integer("kvBytes", 0, kMaxSafeInteger);
+  spec.scratch_bytes = integer("scratchBytes", 0, int64_t{1} << 32);
+  spec.threads = static_cast<int>(integer("threads", 1, kMaxThreads));
+  spec.pin = to_boolean(env, object.Get("pin"), "options.pin");
+  spec.abi = static_cast<uint32_t>(integer("abi", 0, UINT32_MAX));
+  spec.num_arrays = static_cast<int>(integer("numArrays", 0, 256));
+  for_each(env, object.Get("programs"), "options.programs", kMaxPrograms, [&](Napi::Value program, const std::string& at) {
+    std::vector<StepSpec>& steps = spec.programs.emplace_back();
+    for_each(env, to_object(env, program, at).Get("steps"), at + ".steps", kMaxSteps,
+             [&](Napi::Value step, const std::string& where) { steps.push_back(parse_step(env, step, where)); });
+  });
+  return spec;
+}
+
+Napi::Value create_executor(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const std::shared_ptr<Session> session = Session::create(env, parse_options(env, info[0]));
+    const Napi::Object object = Napi::Object::New(env);
+    const auto method = [&](const char* name, Napi::Value (Session::*call)(const Napi::CallbackInfo&)) {
+      // Each function holds the session, so it works detached from the object and the last one to go frees it.
+      object.Set(name, Napi::Function::New(env, [session, call](const Napi::CallbackInfo& args) {
+                   return guarded(args.Env(), [&] { return (session.get()->*call)(args); });
+                 }, name));
+    };
+    method("run", &Session::run);
+    method("profile", &Session::profile);
+    method("close", &Session::close);
+    return object;
+  });
+}
+
+Napi::Value cpu_facts(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const CpuFeatures features = cpu_features();
+    const Napi::Object facts = Napi::Object::New(env);
+    facts.Set("arch", features.arch);
+    facts.Set("model", features.model);
+    facts.Set("threads", usable_threads());
+    facts.Set("cores", usable_cores());
+    const Napi::Array names = Napi::Array::New(env, features.names.size());
+    for (uint32_t i = 0; i < features.names.size(); ++i) names.Set(i, features.names[i]);
+    facts.Set("features", names);
+    const Napi::Object caches = Napi::Object::New(env);
+    caches.Set("l1d", static_cast<double>(features.l1d_bytes));
+    caches.Set("l2", static_cast<double>(features.l2_bytes));
+    caches.Set("l3", static_cast<double>(features.l3_bytes));
+    facts.Set("cacheBytes", caches);
+    return facts;
+  });
+}
+
+Napi::Value memory_facts(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const Memory found = memory();
+    const Napi::Object facts = Napi::Object::New(env);
+    facts.Set("totalBytes", static_cast<double>(found.total_bytes));
+    facts.Set("availableBytes", static_cast<double>(found.available_bytes));
+    return facts;
+  });
+}
+
+Napi::Value measure_bandwidth(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto threads = static_cast<int>(to_integer(env, info[0], "threads", 1, kMaxThreads));
+    const auto bytes = static_cast<size_t>(to_integer(env, info[1], "bytes", 1 << 20, memory().available_bytes));
+    const auto rounds = static_cast<int>(to_integer(env, info[2], "rounds", 1, 1000));
+    return Napi::Number::New(env, read_bandwidth(threads, bytes, rounds));
+  });
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("cpuFacts", Napi::Function::New(env, cpu_facts, "cpuFacts"));
+  exports.Set("memoryFacts", Napi::Function::New(env, memory_facts, "memoryFacts"));
+  exports.Set("readBandwidth", Napi::Function::New(env, measure_bandwidth, "readBandwidth"));
+  exports.Set("createExecutor", Napi::Function::New(env, create_executor, "createExecutor"));
+  return exports;
+}
+
+}  // namespace
+
+}  // namespace ingot
+
+static Napi::Object init_ingot(Napi::Env env, Napi::Object exports) { return ingot::init(env, exports); }
+NODE_API_MODULE(ingot, init_ingot)
