@@ -14,7 +14,11 @@ export function ensureDependencies({ dev }) {
   if (missing.length === 0) return;
   console.error(`installing ${missing.length} packages …`);
   const args = ["ci", "--no-audit", "--no-fund", "--ignore-scripts", ...(dev ? [] : ["--omit=dev"])];
-  const { status } = spawnSync("npm", args, { cwd: root, stdio: ["ignore", "ignore", "inherit"], shell: process.platform === "win32" });
+  const { status } = spawnSync("npm", args, {
+    cwd: root,
+    stdio: ["ignore", "ignore", "inherit"],
+    shell: process.platform === "win32",
+  });
   if (status !== 0) {
     console.error("npm ci failed: check the network and the npm registry, then run the command again");
     process.exit(1);

@@ -6,8 +6,12 @@ import { ensureDependencies, root } from "./dependencies.mjs";
 
 ensureDependencies({ dev: false });
 await buildAll();
-const child = spawn(process.execPath, [join(root, "dist", "ingot.js"), "serve", join(root, "models", "pebble"), ...process.argv.slice(2)], {
-  stdio: "inherit",
-});
+const child = spawn(
+  process.execPath,
+  [join(root, "dist", "ingot.js"), "serve", join(root, "models", "pebble"), ...process.argv.slice(2)],
+  {
+    stdio: "inherit",
+  },
+);
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => child.kill(signal));
 child.on("exit", (code, signal) => process.exit(signal ? 130 : (code ?? 1)));

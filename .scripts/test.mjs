@@ -29,7 +29,15 @@ if (rest.length === 0) {
 step(
   "tests",
   bin("vitest"),
-  ["run", "--config", "test/vitest.config.ts", "--reporter=default", "--reporter=json", `--outputFile.json=${join(report, "report.json")}`, ...rest],
+  [
+    "run",
+    "--config",
+    "test/vitest.config.ts",
+    "--reporter=default",
+    "--reporter=json",
+    `--outputFile.json=${join(report, "report.json")}`,
+    ...rest,
+  ],
   full ? { INGOT_TEST_FULL: "1" } : {},
 );
 const { numPassedTests = 0, numFailedTests = 0, numPendingTests = 0 } = readReport(join(report, "report.json"));

@@ -2,9 +2,10 @@
  * Places buffers in one arena: buffers whose lives do not meet share memory, and an elementwise result takes over the operand
  * that dies with it (the residual add happens in place).
  */
+
+import { maxOf } from "../ir/tensor-type.ts";
 import { kernelArgs, kernelOutput } from "../kernels/operands.ts";
 import type { BufferValue, KernelSpec } from "../kernels/spec.ts";
-import { maxOf } from "../ir/tensor-type.ts";
 
 /** Where a buffer lies, in bytes. */
 export interface Placement {
@@ -67,9 +68,7 @@ export function planArena(kernels: readonly KernelSpec[], bytesOf: (buffer: Buff
 
   return {
     bytes: align(Math.max(0, ...placed.map((p) => p.offset + p.storage.bytes))),
-    placements: placed.flatMap((p) =>
-      p.storage.buffers.map((buffer) => ({ buffer, offset: p.offset, bytes: bytesOf(buffer) })),
-    ),
+    placements: placed.flatMap((p) => p.storage.buffers.map((buffer) => ({ buffer, offset: p.offset, bytes: bytesOf(buffer) }))),
   };
 }
 
