@@ -1,0 +1,66 @@
+/**
+ * A graph as readable text, one numbered line a node: what dumps, error reports and snapshots show.
+ *
+ * Numbers count live nodes in order, so text does not depend on nodes that rewriting left behind.
+ */
+import type { Graph } from "./graph.ts";
+import type { Attrs, Node, OpName } from "./ops.ts";
+import { printType } from "./tensor-type.ts";
+
+export interface PrintOptions {
+  /** Ends each line with the model path and source line of the node. */
+  readonly origins?: boolean;
+}
+
+/** `%7 = linear %5 %6 : f32(T, 96)`; taps and logits follow the nodes. */
+export function printGraph(graph: Graph, options: PrintOptions = {}): string {
+  const numbers = new Map(graph.liveNodes().map((node, i) => [node, `%${i}`]));
+  const name = (node: Node) => numbers.get(node) as string;
+  const lines = [...numbers.keys()].map((node) => {
+    const parts = [node.op, ...node.operands.map(name), printAttrs(node)].filter((part) => part !== "");
+    const origin = options.origins ? `  # ${graph.originText(node)}` : "";
+    return `${name(node)} = ${parts.join(" ")} : ${printType(node.type)}${origin}`;
+  });
+  for (const [tap, node] of graph.taps) lines.push(`tap ${tap} ${name(node)}`);
+  lines.push(`logits ${name(graph.logits)}`);
+  return `${lines.join("\n")}\n`;
+}
+
+/** A node and what it is made of, `depth` levels down: `mul(silu(%a : f32(T, 8)), constant 2)`. */
+export function printExpression(node: Node, depth = 3): string {
+  const head = [node.op, printAttrs(node)].filter((part) => part !== "").join(" ");
+  if (node.operands.length === 0) return head;
+  if (depth === 0) return `… : ${printType(node.type)}`;
+  return `${head}(${node.operands.map((o) => printExpression(o, depth - 1)).join(", ")})`;
+}
+
+function printAttrs(node: Node): string {
+  return (attrText[node.op] as (attrs: Node["attrs"]) => string)(node.attrs);
+}
+
+const none = () => "";
+
+const attrText: { readonly [K in OpName]: (attrs: Attrs<K>) => string } = {
+  input: ({ name }) => name,
+  weight: ({ name }) => name,
+  kv_cache: ({ layer }) => `layer=${layer}`,
+  constant: ({ value }) => String(value),
+  cast: ({ dtype }) => dtype,
+  add: none,
+  mul: none,
+  silu: none,
+  slice: ({ axis, start, size }) => `axis=${axis} ${start}…${start + size - 1}`,
+  concat: ({ axis }) => `axis=${axis}`,
+  reshape: none,
+  embedding: none,
+  linear: none,
+  rms_norm: ({ eps }) => `eps=${eps}`,
+  rope_angles: ({ invFreq, attentionFactor }) => {
+    const ends = [invFreq[0], invFreq.at(-1)].map((f) => f?.toPrecision(7)).join("…");
+    return `invFreq=${ends}${attentionFactor === 1 ? "" : ` attentionFactor=${attentionFactor}`}`;
+  },
+  rope: ({ style }) => style,
+  store_kv: none,
+  paged_attention: ({ scale, window }) => `scale=${scale}${window === null ? "" : ` window=${window}`}`,
+  gather_rows: none,
+};
