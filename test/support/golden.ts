@@ -1,0 +1,46 @@
+/**
+ * The recorded reference models of `../shared/golden`: folders, configurations, prompts and what the reference computed.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { ModelConfig } from "../../compiler/architecture.ts";
+import { Graph, type StepLimits } from "../../compiler/ir/graph.ts";
+import { findArchitecture } from "../../models/registry.ts";
+
+const root = join(import.meta.dirname, "../../../shared/golden");
+
+/** The dense families whose architectures this version compiles. */
+export const DENSE_FAMILIES = ["llama", "llama-rope3", "mistral", "mistral-swa", "qwen2", "qwen2-yarn", "qwen3"] as const;
+
+export const hasGolden = existsSync(root);
+
+export const goldenFolder = (family: string): string => join(root, family);
+
+export interface GoldenFacts {
+  readonly prompts: readonly (readonly number[])[];
+  readonly greedy: readonly (readonly number[])[];
+  readonly bf16_compute_relative_error: number;
+}
+
+export const goldenFacts = (family: string): GoldenFacts =>
+  JSON.parse(readFileSync(join(goldenFolder(family), "golden.json"), "utf8")) as GoldenFacts;
+
+export const readJson = (family: string, file: string): unknown =>
+  JSON.parse(readFileSync(join(goldenFolder(family), file), "utf8"));
+
+export const goldenLimits: StepLimits = {
+  maxModelLen: 256,
+  maxNumSeqs: 4,
+  maxNumBatchedTokens: 256,
+  maxNumSampledRows: 256,
+  blockSize: 16,
+};
+
+/** The graph of a recorded model, computing in `dtype`. */
+export function goldenGraph(family: string, file = "config.json", dtype: ModelConfig["dtype"] = "float32"): Graph {
+  const json = readJson(family, file);
+  const architecture = findArchitecture(json);
+  const g = new Graph(goldenLimits);
+  architecture.build({ ...architecture.readConfig(json), dtype }, g);
+  return g;
+}
