@@ -1,0 +1,371 @@
+/**
+ * Reads `manifest.json` as the untrusted file it is: after `parseManifest`, every index points into its table, every region lies
+ * inside its file or arena, every launch size is bounded, and every name is safe to open or to look up.
+ *
+ * It does not open the files that the manifest names; their sizes and hashes are compared by who maps them.
+ */
+import { ManifestError } from "./errors.ts";
+import {
+  type Arg,
+  type BufferEntry,
+  type KernelEntry,
+  type KvCacheEntry,
+  type Limits,
+  MANIFEST_FORMAT,
+  type Manifest,
+  type ManifestDType,
+  type ManifestSymbol,
+  type ModelFacts,
+  type Program,
+  type Rpn,
+  STEP_ARRAYS,
+  type Step,
+  SYMBOLS,
+  type Tap,
+  type TensorEntry,
+} from "./manifest.ts";
+import {
+  asObject,
+  boolean,
+  FieldError,
+  integer,
+  list,
+  nullable,
+  oneOf,
+  printValue,
+  type Reader,
+  record,
+  scalars,
+  text,
+} from "./manifest-fields.ts";
+
+/** Longest manifest read: 64 MB; a 100-layer model's takes about one. */
+const MAX_TEXT = 64 * 2 ** 20;
+/** Tensors start on pages, so that weights.bin can be mapped and each tensor advised and locked by itself. */
+export const PAGE_BYTES = 4096;
+/** Files and arenas end below this (64 TiB): sums of two sizes stay exact in a double. */
+const MAX_BYTES = 2 ** 46;
+const MAX_UNITS = 2 ** 40;
+const MAX_COST = Number.MAX_SAFE_INTEGER;
+const MAX_RPN = 64;
+
+const DTYPE_BYTES: { readonly [K in ManifestDType]: number } = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1 };
+const DTYPES = Object.keys(DTYPE_BYTES) as ManifestDType[];
+
+const bytes = integer(0, MAX_BYTES);
+const sha256 = text(/^[0-9a-f]{64}$/, "a sha256 in hexadecimal");
+const fileName = text(/^[A-Za-z0-9][\w.-]{0,127}$/, "a file name without folders");
+const identifier = text(/^[A-Za-z_]\w{0,254}$/, "a C identifier");
+const label = text(/^[\x20-\x7e]{1,300}$/, "1 to 300 printable characters");
+
+const facts: Reader<ModelFacts> = record<ModelFacts>({
+  architecture: identifier,
+  hiddenSize: integer(1, 2 ** 20),
+  intermediateSize: integer(1, 2 ** 22),
+  numLayers: integer(1, 4096),
+  numHeads: integer(1, 4096),
+  numKvHeads: integer(1, 4096),
+  headDim: integer(1, 4096),
+  vocabSize: integer(1, 2 ** 24),
+  maxPositionEmbeddings: integer(1, 2 ** 30),
+  tieWordEmbeddings: boolean,
+  dtype: oneOf(["float32", "float16", "bfloat16"]),
+  numParameters: integer(0, 2 ** 50),
+  bosTokenId: nullable(integer(0, 2 ** 31 - 1)),
+  eosTokenIds: list(integer(0, 2 ** 31 - 1), 0, 1024),
+});
+
+const limits: Reader<Limits> = record<Limits>({
+  maxModelLen: integer(1, 2 ** 26),
+  maxNumSeqs: integer(1, 2 ** 16),
+  maxNumBatchedTokens: integer(1, 2 ** 22),
+});
+
+const tensor: Reader<TensorEntry> = record<TensorEntry>({
+  name: label,
+  dtype: oneOf(DTYPES),
+  shape: list(integer(1, 2 ** 31), 0, 8),
+  layout: oneOf(["rows", "panel16"]),
+  offset: bytes,
+  bytes,
+  sources: list(label, 0, 4096),
+});
+
+const rows: Reader<ManifestSymbol | number> = (value, path) =>
+  typeof value === "string" ? oneOf(SYMBOLS)(value, path) : integer(1, 2 ** 31)(value, path);
+
+const buffer: Reader<BufferEntry> = record<BufferEntry>({
+  name: label,
+  dtype: oneOf(DTYPES),
+  rows,
+  cols: integer(1, 2 ** 24),
+  layout: oneOf(["rows", "tile16x32"]),
+  offset: bytes,
+  bytes,
+});
+
+const rpn: Reader<Rpn> = list<Rpn[number]>(
+  (value, path) =>
+    typeof value === "string"
+      ? oneOf<ManifestSymbol | "mul" | "add" | "ceildiv">([...SYMBOLS, "mul", "add", "ceildiv"])(value, path)
+      : integer(0, MAX_COST)(value, path),
+  1,
+  MAX_RPN,
+);
+
+const kernel: Reader<KernelEntry> = record<KernelEntry>({
+  name: identifier,
+  source: text(/^kernels\/[A-Za-z0-9_][\w.-]{0,259}$/, "kernels/ and a file name"),
+  scratchBytes: integer(0, 2 ** 32),
+  flops: rpn,
+  bytes: rpn,
+  origins: list(label, 0, 65536),
+});
+
+const arg: Reader<Arg> = (value, path) => {
+  const [kind, ...rest] = Object.keys(asObject(value, path));
+  if (rest.length > 0) throw new FieldError(path, "one of buffer, tensor, kv, array", printValue(value));
+  const index = integer(0, 2 ** 24);
+  if (kind === "buffer") return record<{ buffer: number }>({ buffer: index })(value, path);
+  if (kind === "tensor") return record<{ tensor: number }>({ tensor: index })(value, path);
+  if (kind === "kv") return record<{ kv: number }>({ kv: index })(value, path);
+  return record<{ array: (typeof STEP_ARRAYS)[number] }>({ array: oneOf(STEP_ARRAYS) })(value, path);
+};
+
+const step: Reader<Step> = record<Step>({
+  kernel: integer(0, 2 ** 24),
+  grid: rpn,
+  chunk: integer(1, 2 ** 24),
+  serialUnits: integer(0, MAX_UNITS),
+  args: list(arg, 0, 256),
+});
+
+const program: Reader<Program> = record<Program>({
+  name: identifier,
+  maxTokens: integer(1, 2 ** 22),
+  steps: list(step, 1, 2 ** 18),
+  taps: list(record<Tap>({ name: label, step: integer(0, 2 ** 18), buffer: integer(0, 2 ** 24) }), 0, 8192),
+});
+
+const kvCache: Reader<KvCacheEntry> = record<KvCacheEntry>({
+  dtype: oneOf(DTYPES),
+  blockSize: integer(16, 4096),
+  numLayers: integer(0, 4096),
+  bytesPerBlock: bytes,
+});
+
+const manifest: Reader<Manifest> = record<Manifest>({
+  format: (value, path) => {
+    if (value === MANIFEST_FORMAT) return MANIFEST_FORMAT;
+    throw new FieldError(path, `${MANIFEST_FORMAT}, the only format this version of ingot reads`, printValue(value));
+  },
+  name: text(/^[A-Za-z0-9][\w.-]{0,127}$/, "a name of letters, digits, dots, dashes and underscores"),
+  model: facts,
+  target: text(/^[a-z][a-z0-9]{0,31}(:[a-z0-9_-]{1,64})?$/, 'a target like "cpu:avx512-amx"'),
+  limits,
+  provenance: record<Manifest["provenance"]>({
+    compiler: label,
+    checkpoint: text(/^([0-9a-f]{64}|random:\d{1,15})$/, "a sha256 in hexadecimal, or random: and a seed"),
+    options: scalars(64),
+  }),
+  weights: record<Manifest["weights"]>({ file: fileName, bytes, sha256, tensors: list(tensor, 0, 2 ** 20) }),
+  kvCache,
+  arena: record<Manifest["arena"]>({ bytes, buffers: list(buffer, 0, 2 ** 18) }),
+  library: nullable(
+    record<NonNullable<Manifest["library"]>>({
+      file: text(/^(build\/)?[A-Za-z0-9_][\w.-]{0,127}$/, "a file name, in build/ or beside the manifest"),
+      sha256,
+    }),
+  ),
+  kernels: list(kernel, 0, 2 ** 16),
+  programs: list(program, 1, 64),
+  predicted: record<Manifest["predicted"]>({
+    weightBytesPerStep: integer(0, MAX_COST),
+    kvBytesPerToken: integer(0, MAX_COST),
+    flopsPerToken: integer(0, MAX_COST),
+    memoryBytes: record<Manifest["predicted"]["memoryBytes"]>({ weights: bytes, arena: bytes }),
+  }),
+});
+
+/**
+ * Checks `json`, the text of a manifest; `where` is its path, for messages.
+ * Throws `ManifestError` naming the JSON path, what was expected and what was found.
+ */
+export function parseManifest(json: string, where: string): Manifest {
+  const remedy = "compile the model again to write a new engine";
+  if (json.length > MAX_TEXT)
+    throw new ManifestError(`${where}: expected at most ${MAX_TEXT} characters, found ${json.length}; ${remedy}`);
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch (error) {
+    throw new ManifestError(`${where} is not JSON: ${(error as Error).message}; ${remedy}`, { cause: error });
+  }
+  try {
+    // First the version: every other complaint about a file of another format would mislead.
+    const format = asObject(value, "").format;
+    if (format !== MANIFEST_FORMAT && Number.isInteger(format)) {
+      throw new ManifestError(
+        `${where}: this engine's format is ${format}; this version of ingot reads format ${MANIFEST_FORMAT}: ` +
+          `${(format as number) > MANIFEST_FORMAT ? "update ingot, or " : ""}${remedy}`,
+      );
+    }
+    const checked = manifest(value, "");
+    checkReferences(checked);
+    return checked;
+  } catch (error) {
+    if (error instanceof FieldError) throw new ManifestError(`${where}: ${error.message}; ${remedy}`, { cause: error });
+    throw error;
+  }
+}
+
+/** What no single field can say: that regions fit, indices point somewhere, names are unique and launches are bounded. */
+function checkReferences(m: Manifest): void {
+  const { weights, arena, kvCache: kv, limits: l, model } = m;
+  if (model.numHeads % model.numKvHeads !== 0)
+    throw new FieldError("model.numKvHeads", `a divisor of numHeads (${model.numHeads})`, model.numKvHeads);
+  multipleOf("weights.bytes", weights.bytes, PAGE_BYTES);
+  multipleOf("kvCache.blockSize", kv.blockSize, 16);
+  within("kvCache.numLayers", kv.numLayers, model.numLayers);
+  // K and V of every head and token of a block; a kernel that believes the shapes must not leave the block.
+  const blockBytes = 2 * model.numKvHeads * model.headDim * kv.blockSize * DTYPE_BYTES[kv.dtype];
+  if (kv.bytesPerBlock < blockBytes) throw new FieldError("kvCache.bytesPerBlock", `at least ${blockBytes}`, kv.bytesPerBlock);
+
+  const symbols: { readonly [K in ManifestSymbol]: number } = {
+    T: l.maxNumBatchedTokens,
+    B: l.maxNumSeqs,
+    S: l.maxNumBatchedTokens, // sampled rows are rows of the batch
+    P: Math.ceil(l.maxModelLen / kv.blockSize),
+  };
+
+  unique("weights.tensors", weights.tensors);
+  let end = 0;
+  weights.tensors.forEach((t, i) => {
+    const path = `weights.tensors[${i}]`;
+    checkTensor(t, path);
+    multipleOf(`${path}.offset`, t.offset, PAGE_BYTES);
+    if (t.offset < end) throw new FieldError(`${path}.offset`, `at least ${end}, the end of the tensor before it`, t.offset);
+    end = t.offset + t.bytes;
+    if (end > weights.bytes) throw new FieldError(`${path}.bytes`, `an end within the file's ${weights.bytes} bytes`, end);
+  });
+
+  unique("arena.buffers", arena.buffers);
+  arena.buffers.forEach((b, i) => {
+    const path = `arena.buffers[${i}]`;
+    const need = bufferBytes(b, b.rows === "S" ? Math.min(l.maxNumSeqs, symbols.S) : resolve(b.rows, symbols));
+    if (b.bytes < need) throw new FieldError(`${path}.bytes`, `at least ${need}, for its rows, cols and layout`, b.bytes);
+    multipleOf(`${path}.offset`, b.offset, 64);
+    if (b.offset + b.bytes > arena.bytes)
+      throw new FieldError(`${path}.bytes`, `an end within the arena's ${arena.bytes} bytes`, b.offset + b.bytes);
+  });
+
+  unique("kernels", m.kernels);
+  m.kernels.forEach((k, i) => {
+    checkRpn(k.flops, `kernels[${i}].flops`, symbols, MAX_COST);
+    checkRpn(k.bytes, `kernels[${i}].bytes`, symbols, MAX_COST);
+  });
+
+  unique("programs", m.programs);
+  let covered = 0;
+  m.programs.forEach((p, i) => {
+    const path = `programs[${i}]`;
+    if (p.maxTokens <= covered)
+      throw new FieldError(`${path}.maxTokens`, `more than ${covered}, the program before it`, p.maxTokens);
+    covered = p.maxTokens;
+    p.steps.forEach((s, j) => {
+      checkStep(s, `${path}.steps[${j}]`, m, symbols);
+    });
+    unique(`${path}.taps`, p.taps);
+    p.taps.forEach((t, j) => {
+      within(`${path}.taps[${j}].step`, t.step, p.steps.length - 1);
+      within(`${path}.taps[${j}].buffer`, t.buffer, arena.buffers.length - 1);
+    });
+  });
+  if (covered < l.maxNumBatchedTokens) {
+    const path = `programs[${m.programs.length - 1}].maxTokens`;
+    throw new FieldError(path, `at least limits.maxNumBatchedTokens (${l.maxNumBatchedTokens})`, covered);
+  }
+}
+
+function checkStep(s: Step, path: string, m: Manifest, symbols: { readonly [K in ManifestSymbol]: number }): void {
+  within(`${path}.kernel`, s.kernel, m.kernels.length - 1);
+  checkRpn(s.grid, `${path}.grid`, symbols, MAX_UNITS);
+  s.args.forEach((a, i) => {
+    if ("buffer" in a) within(`${path}.args[${i}].buffer`, a.buffer, m.arena.buffers.length - 1);
+    else if ("tensor" in a) within(`${path}.args[${i}].tensor`, a.tensor, m.weights.tensors.length - 1);
+    else if ("kv" in a) within(`${path}.args[${i}].kv`, a.kv, m.kvCache.numLayers - 1);
+  });
+}
+
+/** Bytes of a tensor are exactly those of its layout; see `compiler/weights/pack.ts` for `panel16` and its one or two ways. */
+function checkTensor(t: TensorEntry, path: string): void {
+  const size = DTYPE_BYTES[t.dtype];
+  const elements = t.shape.reduce((a, b) => Math.min(a * b, MAX_BYTES), 1);
+  if (t.layout === "rows") {
+    if (t.bytes !== elements * size) throw new FieldError(`${path}.bytes`, `${elements * size}, from shape and dtype`, t.bytes);
+    return;
+  }
+  const [n, k] = t.shape;
+  if (n === undefined || k === undefined || t.shape.length !== 2 || size === 1 || t.dtype === "i32")
+    throw new FieldError(path, "a floating-point matrix for layout panel16", `${t.dtype}(${t.shape.join(", ")})`);
+  const kp = t.dtype === "bf16" ? Math.ceil(k / 32) * 32 : k;
+  const allowed = [1, 2].filter((ways) => n % ways === 0).map((ways) => ways * Math.ceil(n / ways / 16) * 16 * kp * size);
+  if (!allowed.includes(t.bytes)) throw new FieldError(`${path}.bytes`, `${allowed.join(" or ")}, from shape and dtype`, t.bytes);
+}
+
+function bufferBytes(b: BufferEntry, numRows: number): number {
+  if (b.layout === "rows") return numRows * b.cols * DTYPE_BYTES[b.dtype];
+  return Math.ceil(numRows / 16) * Math.ceil(b.cols / 32) * 16 * 32 * DTYPE_BYTES[b.dtype];
+}
+
+/**
+ * Runs an expression on intervals, symbols from 0 to their largest value: it must leave one value, never divide by what can be
+ * zero, and stay at or below `max`. All three operators grow with their first operand, so the ends of an interval are enough.
+ */
+function checkRpn(expression: Rpn, path: string, symbols: { readonly [K in ManifestSymbol]: number }, max: number): void {
+  const stack: (readonly [min: number, max: number])[] = [];
+  for (const [i, token] of expression.entries()) {
+    if (typeof token === "number") {
+      stack.push([token, token]);
+      continue;
+    }
+    if (token !== "mul" && token !== "add" && token !== "ceildiv") {
+      stack.push([0, symbols[token]]);
+      continue;
+    }
+    const b = stack.pop();
+    const a = stack.pop();
+    if (!a || !b) throw new FieldError(`${path}[${i}]`, "two values before an operator", token);
+    if (token === "ceildiv" && b[0] < 1) throw new FieldError(`${path}[${i}]`, "a divisor of at least 1", token);
+    const result =
+      token === "mul"
+        ? ([a[0] * b[0], a[1] * b[1]] as const)
+        : token === "add"
+          ? ([a[0] + b[0], a[1] + b[1]] as const)
+          : ([Math.ceil(a[0] / b[1]), Math.ceil(a[1] / b[0])] as const);
+    if (result[1] > max) throw new FieldError(`${path}[${i}]`, `a value of at most ${max} for the largest step`, result[1]);
+    stack.push(result);
+  }
+  const [result] = stack;
+  if (!result || stack.length !== 1) throw new FieldError(path, "an expression that leaves one value", `${stack.length} items`);
+  if (result[1] > max) throw new FieldError(path, `a value of at most ${max} for the largest step`, result[1]);
+}
+
+const resolve = (r: ManifestSymbol | number, symbols: { readonly [K in ManifestSymbol]: number }): number =>
+  typeof r === "number" ? r : symbols[r];
+
+function within(path: string, value: number, max: number): void {
+  if (value > max) throw new FieldError(path, max < 0 ? "no index: the table is empty" : `an index of at most ${max}`, value);
+}
+
+function multipleOf(path: string, value: number, factor: number): void {
+  if (value % factor !== 0) throw new FieldError(path, `a multiple of ${factor}`, value);
+}
+
+function unique(path: string, named: readonly { readonly name: string }[]): void {
+  const seen = new Set<string>();
+  named.forEach(({ name }, i) => {
+    if (seen.has(name)) throw new FieldError(`${path}[${i}].name`, "a name of its own", name);
+    seen.add(name);
+  });
+}
