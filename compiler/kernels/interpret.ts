@@ -74,7 +74,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
   rope_angles(spec, env) {
     const positions = env.input("positions");
     const half = spec.invFreq.length;
-    const out = allocate(spec.out, env);
+    const out = new Float32Array(rowCount(spec.out, env) * spec.out.cols);
     for (let t = 0; t < rowCount(spec.out, env); t++) {
       for (let i = 0; i < half; i++) {
         const angle = Math.fround(positions[t]! * Math.fround(spec.invFreq[i]!));
@@ -82,12 +82,13 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
         out[t * 2 * half + half + i] = Math.sin(angle) * spec.attentionFactor;
       }
     }
+    env.buffers.set(spec.out.name, out);
   },
 
   store_kv(spec, env) {
     const { headDim } = spec;
     const x = read(spec.x, env);
-    const out = allocate(spec.out, env);
+    const out = new Float32Array(rowCount(spec.out, env) * spec.out.cols);
     const kv = env.kv(spec.kv.layer);
     const width = spec.kv.numKvHeads * headDim;
     for (let t = 0; t < rowCount(spec.out, env); t++) {
@@ -98,6 +99,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
       kv.k.set(roundTo(spec.kv.dtype, chain(spec.k)), slot * width);
       kv.v.set(roundTo(spec.kv.dtype, chain(spec.v)), slot * width);
     }
+    env.buffers.set(spec.out.name, out);
   },
 
   paged_attention(spec, env) {
@@ -151,12 +153,6 @@ function read(value: BufferValue, env: KernelEnvironment): Float32Array {
 
 const rowCount = (value: BufferValue, env: KernelEnvironment): number =>
   typeof value.rows === "number" ? value.rows : env.binding[value.rows.sym];
-
-function allocate(value: BufferValue, env: KernelEnvironment): Float32Array {
-  const data = new Float32Array(rowCount(value, env) * value.cols).fill(Number.NaN);
-  env.buffers.set(value.name, data);
-  return data;
-}
 
 /** out[row, col] = epilogue(acc(row, col)), rounded to the output's dtype. */
 function writeOutput(
