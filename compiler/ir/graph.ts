@@ -137,7 +137,8 @@ export class Graph {
     return into;
   }
 
-  private copy(old: Node, map: (old: Node) => Node): Node {
+  /** A node of an older graph added here over its mapped operands. */
+  copy(old: Node, map: (old: Node) => Node): Node {
     return this.add(
       old.op,
       old.operands.map(map) as unknown as Operands<typeof old.op>,

@@ -1,0 +1,58 @@
+/**
+ * A pass is data: a name, rules or one function over the whole graph, and what must hold before and after it.
+ *
+ * The ordered list of passes stands in `compiler/pipeline.ts`.
+ */
+import type { Graph } from "../ir/graph.ts";
+import { printGraph } from "../ir/print.ts";
+import { type Claim, verifyClaim, verifyGraph } from "../ir/verify.ts";
+import { type Firing, type Rewritten, type Rule, rewriteGraph } from "../rewrite/rewrite.ts";
+
+interface PassFacts {
+  /** Kebab-case; dumps are named after it. */
+  readonly name: string;
+  /** What earlier passes must have established. */
+  readonly requires?: readonly Claim[];
+  readonly ensures?: readonly Claim[];
+}
+
+export type Pass = PassFacts &
+  (
+    | { readonly rules: readonly Rule[] }
+    | { readonly run: (graph: Graph, record: (rule: string, before: string, after: string) => void) => Graph }
+  );
+
+export interface PassOptions {
+  /** Receives the graph as text before the first pass (`00-model`) and after each (`01-canonicalize`, …). */
+  readonly dump?: (name: string, text: string) => void;
+}
+
+/**
+ * Runs passes in order, verifying the graph and each pass's claims on the way.
+ * Throws `CompileError` where the model is not well formed, `InternalError` where a pass broke it.
+ */
+export function runPasses(graph: Graph, passes: readonly Pass[], options: PassOptions = {}): Rewritten {
+  const firings: Firing[] = [];
+  const dump = (index: number, name: string, g: Graph) =>
+    options.dump?.(`${String(index).padStart(2, "0")}-${name}`, printGraph(g, { origins: true }));
+  verifyGraph(graph);
+  dump(0, "model", graph);
+  let current = graph;
+  passes.forEach((pass, i) => {
+    for (const claim of pass.requires ?? []) verifyClaim(current, claim, `before ${pass.name}`);
+    const result = runPass(current, pass);
+    firings.push(...result.firings);
+    current = result.graph.rebuild();
+    verifyGraph(current);
+    for (const claim of pass.ensures ?? []) verifyClaim(current, claim, `after ${pass.name}`);
+    dump(i + 1, pass.name, current);
+  });
+  return { graph: current, firings };
+}
+
+function runPass(graph: Graph, pass: Pass): Rewritten {
+  if ("rules" in pass) return rewriteGraph(graph, pass.rules, pass.name);
+  const firings: Firing[] = [];
+  const record = (rule: string, before: string, after: string) => firings.push({ pass: pass.name, rule, before, after });
+  return { graph: pass.run(graph, record), firings };
+}
