@@ -18,8 +18,9 @@ namespace {
 constexpr int64_t kMaxThreads = 1024;
 constexpr uint32_t kMaxPrograms = 1024;
 constexpr uint32_t kMaxSteps = 1 << 20;
-constexpr uint32_t kMaxArgs = 64;
-constexpr int64_t kMaxGridNumber = int64_t{1} << 40;
+constexpr uint32_t kMaxArgs = 256;
+constexpr int64_t kMaxGridNumber = kMaxSafeInteger;
+constexpr int64_t kMaxChunk = int64_t{1} << 40;  // times the largest share still fits 64 bits
 
 // Runs `body`, turning a C++ exception into a JavaScript error.
 template <class Body>
@@ -70,9 +71,9 @@ StepSpec parse_step(Napi::Env env, Napi::Value value, const std::string& name) {
   const Napi::Object object = to_object(env, value, name);
   StepSpec step;
   step.kernel = to_string(env, object.Get("kernel"), name + ".kernel");
-  step.chunk = to_integer(env, object.Get("chunk"), name + ".chunk", 1, kMaxGridNumber);
+  step.chunk = to_integer(env, object.Get("chunk"), name + ".chunk", 1, kMaxChunk);
   step.serial_units = to_integer(env, object.Get("serialUnits"), name + ".serialUnits", 0, kMaxGridNumber);
-  for_each(env, object.Get("grid"), name + ".grid", 64,
+  for_each(env, object.Get("grid"), name + ".grid", 256,
            [&](Napi::Value op, const std::string& at) { step.grid.push_back(parse_grid_op(env, op, at)); });
   for_each(env, object.Get("args"), name + ".args", kMaxArgs,
            [&](Napi::Value arg, const std::string& at) { step.args.push_back(parse_arg(env, arg, at)); });

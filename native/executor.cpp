@@ -29,7 +29,7 @@ double now_ms() {
 }  // namespace
 
 int64_t evaluate_grid(const std::vector<GridOp>& grid, const int32_t* symbols) {
-  int64_t stack[16];
+  int64_t stack[64];
   size_t depth = 0;
   for (const GridOp& op : grid) {
     if (op.kind == GridOp::Kind::kNumber || op.kind == GridOp::Kind::kSymbol) {

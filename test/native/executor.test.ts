@@ -378,7 +378,7 @@ describe("the boundary refuses", () => {
     ["an unbalanced grid", program({ grid: ["T", "mul"] }), /grid: grid takes an operand from an empty stack/],
     ["a grid that leaves two values", program({ grid: ["T", 2] }), /grid leaves 2 values/],
     ["an empty grid", program({ grid: [] }), /grid leaves 0 values/],
-    ["a grid deeper than any plan", program({ grid: Array.from({ length: 17 }, () => 1) }), /grid is too deep/],
+    ["a grid deeper than any plan", program({ grid: Array.from({ length: 65 }, () => 1) }), /grid is too deep/],
     ["a chunk of 0", program({ chunk: 0 }), /chunk must be a whole number from 1/],
     ["no threads", { threads: 0 }, /options\.threads must be a whole number from 1 to 1024, found 0/],
     ["NaN threads", { threads: Number.NaN }, /options\.threads must be a whole number/],

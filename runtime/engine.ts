@@ -1,0 +1,265 @@
+/**
+ * An engine folder brought to life: manifest checked, kernels and weights mapped, KV cache sized, one batch in, tokens out.
+ *
+ * Not the scheduler: an engine runs the batch it is given and knows no requests. It holds memory and threads until `close`.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
+import { checkBatch } from "./batch-check.ts";
+import { missingFeatures } from "./cpu-target.ts";
+import { EngineError, ManifestError } from "./errors.ts";
+import { bytesPerBlock, numKvBlocks } from "./kv-cache-size.ts";
+import {
+  type Arg,
+  KERNEL_ABI,
+  type Limits,
+  type Manifest,
+  type ManifestSymbol,
+  type Program,
+  STEP_ARRAYS,
+  SYMBOLS,
+  type Tap,
+} from "./manifest.ts";
+import { parseManifest } from "./manifest-validator.ts";
+import { type CpuFacts, loadNative, type NativeAddon, type NativeArg, type NativeExecutor, type NativeStep } from "./native.ts";
+import { tapBytes, tapRows } from "./tap-rows.ts";
+
+/** How an engine is loaded. Limits may be lowered below the manifest's, never raised. */
+export interface EngineOptions {
+  /** Threads of the team; by default one per usable physical core. */
+  readonly threads?: number;
+  /** Bytes of the KV cache; by default what free memory holds and the limits can use. */
+  readonly kvCacheMemoryBytes?: number;
+  /** Share of the free memory that weights, arena and KV cache may take together, (0, 1]; 0.9 by default. */
+  readonly memoryUtilization?: number;
+  readonly maxModelLen?: number;
+  readonly maxNumSeqs?: number;
+  readonly maxNumBatchedTokens?: number;
+  /** Pins each thread to a core of its own; true by default. */
+  readonly pin?: boolean;
+  /** The addon; by default the package's own. */
+  readonly native?: NativeAddon;
+}
+
+const DEFAULT_MEMORY_UTILIZATION = 0.9;
+const LIMIT_FLAGS = {
+  maxModelLen: "--max-model-len",
+  maxNumSeqs: "--max-num-seqs",
+  maxNumBatchedTokens: "--max-num-batched-tokens",
+} as const;
+
+/** A loaded engine. */
+export class Engine implements Device {
+  readonly blockSize: number;
+  readonly maxModelLen: number;
+  readonly maxNumSeqs: number;
+  readonly maxNumBatchedTokens: number;
+  readonly vocabSize: number;
+  /** Bytes reserved for the KV cache, committed as blocks are first used. */
+  readonly kvCacheBytes: number;
+  #closing: Promise<void> | undefined;
+
+  private constructor(
+    readonly folder: string,
+    readonly manifest: Manifest,
+    readonly threads: number,
+    readonly numBlocks: number,
+    limits: Limits,
+    private readonly executor: NativeExecutor,
+  ) {
+    this.blockSize = manifest.kvCache.blockSize;
+    this.maxModelLen = limits.maxModelLen;
+    this.maxNumSeqs = limits.maxNumSeqs;
+    this.maxNumBatchedTokens = limits.maxNumBatchedTokens;
+    this.vocabSize = manifest.model.vocabSize;
+    this.kvCacheBytes = numBlocks * bytesPerBlock(manifest);
+  }
+
+  /**
+   * Loads the engine in `folder`.
+   * Throws `ManifestError` if its files are missing, damaged or not built, `EngineError` if it cannot run here as asked.
+   */
+  static load(folder: string, options: EngineOptions = {}): Engine {
+    const path = join(folder, "manifest.json");
+    if (!existsSync(path))
+      throw new ManifestError(`${folder} is not an engine: it has no manifest.json; make one with \`ingot compile <model>\``);
+    const manifest = parseManifest(readFileSync(path, "utf8"), path);
+    const native = options.native ?? loadNative();
+    const cpu = native.cpuFacts();
+    checkTarget(manifest, cpu);
+    const library = checkedLibrary(folder, manifest);
+    const weights = checkedWeights(folder, manifest);
+    const limits = lowerLimits(manifest, options);
+    const threads = wholeNumber("--threads", options.threads ?? cpu.cores, 1024);
+    const scratchBytes = Math.max(0, ...manifest.kernels.map((kernel) => kernel.scratchBytes));
+    const numBlocks = numKvBlocks(manifest, limits, {
+      availableBytes: native.memoryFacts().availableBytes,
+      scratchBytes: scratchBytes * threads,
+      utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
+      kvCacheMemoryBytes: options.kvCacheMemoryBytes,
+    });
+    let executor: NativeExecutor;
+    try {
+      executor = native.createExecutor({
+        library,
+        weights,
+        weightsBytes: manifest.weights.bytes,
+        arenaBytes: manifest.arena.bytes,
+        kvBytes: numBlocks * bytesPerBlock(manifest),
+        scratchBytes,
+        threads,
+        pin: options.pin ?? true,
+        abi: KERNEL_ABI,
+        programs: manifest.programs.map((program) => ({ steps: nativeSteps(manifest, program, numBlocks) })),
+        numArrays: STEP_ARRAYS.length,
+      });
+    } catch (cause) {
+      throw new EngineError(`engine ${folder} does not load: ${(cause as Error).message}`, { cause });
+    }
+    return new Engine(folder, manifest, threads, numBlocks, limits, executor);
+  }
+
+  /**
+   * Runs one batch. A sampled id of −1 says that the row's logits held a NaN or banned every token: the caller decides.
+   * Throws `EngineError` for an unknown tap or a closed engine, `InternalError` for a batch that breaks its own contract.
+   */
+  async step(batch: Batch, taps: readonly string[] = []): Promise<StepResult> {
+    if (this.#closing) throw new EngineError("the engine is closed");
+    checkBatch(batch, this);
+    const numTokens = batch.tokenIds.length;
+    const numSamples = batch.sampleRows.length;
+    const symbols = { T: numTokens, B: batch.numSeqs, S: numSamples, P: batch.blocksPerSeq };
+    const index = this.manifest.programs.findIndex((program) => program.maxTokens >= numTokens);
+    const wanted = taps.map((name) => this.tap(this.manifest.programs[index]!, name, symbols));
+    const result = {
+      tokenIds: new Int32Array(numSamples),
+      logprobs: new Float32Array(numSamples),
+      topIds: new Int32Array(numSamples * MAX_LOGPROBS),
+      topLogprobs: new Float32Array(numSamples * MAX_LOGPROBS),
+    };
+    const arrays = {
+      token_ids: batch.tokenIds,
+      positions: batch.positions,
+      seq_ids: batch.seqIds,
+      block_tables: batch.blockTables,
+      sample_rows: batch.sampleRows,
+      sample_floats: batch.sampleFloats,
+      sample_ints: batch.sampleInts,
+      sample_tokens: batch.sampleTokens,
+      sampled_ids: result.tokenIds,
+      sampled_logprobs: result.logprobs,
+      top_ids: result.topIds,
+      top_logprobs: result.topLogprobs,
+    };
+    const ms = await this.executor.run(
+      index,
+      Int32Array.from(SYMBOLS, (symbol) => symbols[symbol]),
+      STEP_ARRAYS.map((name) => arrays[name]),
+      wanted.map(({ step, offset, into }) => ({ step, offset, into })),
+    );
+    return { ...result, ms, taps: new Map(wanted.map(({ name, rows }) => [name, rows()])) };
+  }
+
+  /** Turns step timing on or off; returns kernel name and milliseconds of each step of the last profiled batch of `program`. */
+  profile(on: boolean, program = 0): { readonly kernel: string; readonly ms: number }[] {
+    const ms = this.executor.profile(on);
+    const steps = this.manifest.programs[program]?.steps ?? [];
+    if (ms.length !== steps.length) return [];
+    return steps.map((step, i) => ({ kernel: this.manifest.kernels[step.kernel]!.name, ms: ms[i]! }));
+  }
+
+  /** Lets a running step finish, then gives back threads and memory. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.executor.close();
+    return this.#closing;
+  }
+
+  private tap(program: Program, name: string, symbols: Readonly<Record<ManifestSymbol, number>>) {
+    const tap: Tap | undefined = program.taps.find((entry) => entry.name === name);
+    if (tap === undefined) {
+      throw new EngineError(
+        `the engine has no tap ${name}; it has ${program.taps.map((entry) => entry.name).join(", ") || "none"}`,
+      );
+    }
+    const buffer = this.manifest.arena.buffers[tap.buffer]!;
+    const numRows = typeof buffer.rows === "number" ? buffer.rows : symbols[buffer.rows];
+    const into = new Uint8Array(tapBytes(buffer, numRows));
+    return { name, step: tap.step, offset: buffer.offset, into, rows: () => tapRows(buffer, numRows, into) };
+  }
+}
+
+function wholeNumber(flag: string, value: number, max: number): number {
+  if (Number.isInteger(value) && value >= 1 && value <= max) return value;
+  throw new EngineError(`${flag} must be a whole number from 1 to ${max}, found ${value}`);
+}
+
+function checkTarget({ target }: Manifest, cpu: CpuFacts): void {
+  const missing = missingFeatures(target, cpu);
+  if (missing === undefined)
+    throw new EngineError(
+      `the engine is for ${target}, which this runtime cannot drive: compile the model again with --target native`,
+    );
+  if (missing.length > 0) {
+    throw new EngineError(
+      `the engine was built for ${target}, but this machine (${cpu.model}) lacks ${missing.join(", ")}: ` +
+        "compile the model again here with `ingot compile <model> --target native`",
+    );
+  }
+}
+
+function checkedLibrary(folder: string, { library }: Manifest): string {
+  const remedy = `build it with \`ingot build ${folder}\``;
+  if (library === null) throw new ManifestError(`the kernels of ${folder} are not built: ${remedy}`);
+  const file = resolve(folder, library.file);
+  if (!existsSync(file)) throw new ManifestError(`${file} is missing: ${remedy}`);
+  const found = createHash("sha256").update(readFileSync(file)).digest("hex");
+  if (found !== library.sha256)
+    throw new ManifestError(`${file} has sha256 ${found}, the manifest says ${library.sha256}: ${remedy}`);
+  return file;
+}
+
+function checkedWeights(folder: string, { weights }: Manifest): string {
+  const file = resolve(folder, weights.file);
+  const remedy = "compile the model again";
+  const found = statSync(file, { throwIfNoEntry: false });
+  if (!found) throw new ManifestError(`${file} is missing: ${remedy}`);
+  if (found.size !== weights.bytes)
+    throw new ManifestError(`${file} has ${found.size} bytes, the manifest says ${weights.bytes}: ${remedy}`);
+  return file;
+}
+
+function lowerLimits({ limits }: Manifest, options: EngineOptions): Limits {
+  const lower = (name: keyof Limits): number => {
+    const value = options[name];
+    if (value === undefined) return limits[name];
+    if (value > limits[name]) {
+      throw new EngineError(
+        `${LIMIT_FLAGS[name]} ${value} is above the engine's ${limits[name]}: compile the model again with ${LIMIT_FLAGS[name]} ${value}`,
+      );
+    }
+    return wholeNumber(LIMIT_FLAGS[name], value, limits[name]);
+  };
+  return {
+    maxModelLen: lower("maxModelLen"),
+    maxNumSeqs: lower("maxNumSeqs"),
+    maxNumBatchedTokens: lower("maxNumBatchedTokens"),
+  };
+}
+
+function nativeSteps(manifest: Manifest, program: Program, numBlocks: number): NativeStep[] {
+  const argument = (arg: Arg): NativeArg => {
+    if ("buffer" in arg) return ["arena", manifest.arena.buffers[arg.buffer]!.offset];
+    if ("tensor" in arg) return ["weights", manifest.weights.tensors[arg.tensor]!.offset];
+    if ("kv" in arg) return ["kv", arg.kv * numBlocks * manifest.kvCache.bytesPerBlock]; // [layer][block]
+    return ["array", STEP_ARRAYS.indexOf(arg.array)];
+  };
+  return program.steps.map((step) => ({
+    kernel: manifest.kernels[step.kernel]!.name,
+    grid: step.grid,
+    chunk: step.chunk,
+    serialUnits: step.serialUnits,
+    args: step.args.map(argument),
+  }));
+}
