@@ -1,0 +1,39 @@
+/**
+ * Where weights come from: the one interface that the packer reads through, whatever the checkpoint's format.
+ */
+import type { DType } from "../ir/tensor-type.ts";
+import { dtypeBytes } from "../ir/tensor-type.ts";
+import { converter } from "./convert.ts";
+
+/** Dtypes that weights are stored and packed in. */
+export type WeightDType = Extract<DType, "f32" | "f16" | "bf16">;
+
+/** A tensor's type as its source has it. */
+export interface WeightInfo {
+  readonly dtype: WeightDType;
+  readonly shape: readonly number[];
+}
+
+/** Implemented by `Checkpoint` and by `RandomWeights`. */
+export interface WeightSource {
+  /** Undefined when there is no such tensor; throws `UnsupportedError` when it is not stored in a `WeightDType`. */
+  find(name: string): WeightInfo | undefined;
+  /**
+   * Fills `into` with elements `begin`, `begin + 1`, … of the row-major tensor, in its own dtype, little-endian.
+   * `into` is a whole number of elements long and must stay untouched until the promise settles.
+   */
+  read(name: string, begin: number, into: Uint8Array): Promise<void>;
+}
+
+/** The number of elements of a shape. */
+export const elementsOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+/** A whole tensor in f32, for the interpreter; `info` is what `find` said. Memory: the tensor twice, in its dtype and in f32. */
+export async function readF32(source: WeightSource, name: string, info: WeightInfo): Promise<Float32Array> {
+  const count = elementsOf(info.shape);
+  const stored = new Uint8Array(count * dtypeBytes[info.dtype]);
+  await source.read(name, 0, stored);
+  const values = new Float32Array(count);
+  converter(info.dtype, "f32")(stored, new Uint8Array(values.buffer), count);
+  return values;
+}
