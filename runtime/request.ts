@@ -9,6 +9,8 @@ export interface GenerateRequest {
   readonly params: SamplingParams;
   /** Aborts the request at any moment; its output then ends with finishReason "abort". */
   readonly signal?: AbortSignal;
+  /** Prefix cache blocks are shared only among requests of the same salt; default: all that give none. */
+  readonly cacheSalt?: string;
 }
 
 export type FinishReason = "stop" | "length" | "abort";

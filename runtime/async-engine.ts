@@ -1,0 +1,362 @@
+/**
+ * The engine loop: requests in, news out, one device step after the other while there is work.
+ *
+ * schedule → build the batch → device step → hand out tokens; once per step, never once per token, does JavaScript talk to the device.
+ * It knows token ids and a streaming detokenizer; prompts as text, templates and files are the business of `LLM`.
+ */
+import { setImmediate } from "node:timers/promises";
+import type { Device, StepResult } from "./batch.ts";
+import { Completion, type Detokenizer } from "./completion.ts";
+import { EngineError, InternalError, invariant, RequestError } from "./errors.ts";
+import { ForwardPass, type ForwardResult, forwardTaps } from "./forward-pass.ts";
+import { OutputStream } from "./output-stream.ts";
+import type { EngineStats, GenerateRequest, OutputDelta } from "./request.ts";
+import { BatchBuilder } from "./scheduler/batch-builder.ts";
+import { SamplingState } from "./scheduler/sampling-state.ts";
+import { type ScheduledStep, Scheduler } from "./scheduler/scheduler.ts";
+import { Sequence } from "./scheduler/sequence.ts";
+
+export interface AsyncEngineOptions {
+  /** Ids that end an output unless `ignoreEos`. */
+  readonly eosTokenIds: readonly number[];
+  /** Layers of the model: `forward` gives one hidden state more. */
+  readonly numLayers: number;
+  /** Default true. */
+  readonly enablePrefixCaching?: boolean;
+  /** Isolates this engine's prefix cache keys; default "". */
+  readonly salt?: string;
+}
+
+interface ActiveRequest {
+  readonly request: GenerateRequest;
+  readonly completions: readonly Completion[];
+  readonly stream: OutputStream;
+  readonly onAbort: () => void;
+}
+
+export class AsyncEngine {
+  readonly #device: Device;
+  readonly #tokenizer: Detokenizer;
+  readonly #eosTokenIds: ReadonlySet<number>;
+  readonly #numLayers: number;
+  readonly #scheduler: Scheduler;
+  readonly #builder: BatchBuilder;
+  readonly #active = new Map<OutputStream, ActiveRequest>();
+  readonly #bySequence = new Map<Sequence, { readonly active: ActiveRequest; readonly completion: Completion }>();
+  readonly #forwards = new Map<Sequence, ForwardPass>();
+  /** Why nothing is accepted any more: the device failed, or the engine was closed. */
+  #failure: Error | undefined;
+  #isDraining = false;
+  #loop: Promise<void> | undefined;
+  #wasForward = false;
+  #promptTokens = 0;
+  #generationTokens = 0;
+  #hostMs = 0;
+  #deviceMs = 0;
+
+  constructor(device: Device, tokenizer: Detokenizer, options: AsyncEngineOptions) {
+    this.#device = device;
+    this.#tokenizer = tokenizer;
+    this.#eosTokenIds = new Set(options.eosTokenIds);
+    this.#numLayers = options.numLayers;
+    const { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens } = device;
+    const { enablePrefixCaching = true, salt = "" } = options;
+    this.#scheduler = new Scheduler({ numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens, enablePrefixCaching, salt });
+    this.#builder = new BatchBuilder(device);
+  }
+
+  /** Most tokens of prompt and output together: the model's context, or less where the KV cache is smaller. */
+  get maxTotalTokens(): number {
+    // The last token of an output is never computed.
+    return Math.min(this.#device.maxModelLen, this.#scheduler.maxCachedTokens + 1);
+  }
+
+  /**
+   * Checks a request at once; it starts when the result is first asked for news. Ending the iteration early aborts it.
+   *
+   * @throws RequestError 400 when prompt and `maxTokens` do not fit or an id is outside the vocabulary, 503 while draining.
+   * @throws EngineError when the engine is closed or has failed; a failure during the iteration is thrown from it.
+   */
+  generate(request: GenerateRequest): AsyncIterableIterator<OutputDelta> {
+    this.#checkOpen();
+    const maxTokens = this.#checkRequest(request);
+    const stream: OutputStream = new OutputStream({
+      start: () => this.#start(request, maxTokens, stream),
+      cancel: () => this.#abort(stream),
+    });
+    return stream;
+  }
+
+  /**
+   * Scores `tokenIds` beside the running requests: logits (T, vocab) at every position and, on request, the residual stream.
+   *
+   * @returns with `hidden`: numLayers + 1 arrays (T, hiddenSize), after the embedding, after each layer, the last after the final norm.
+   * @throws RequestError 400 when they do not fit or an id is outside the vocabulary; EngineError when the engine fails or is closed.
+   */
+  async forward(tokenIds: readonly number[], options: { readonly hidden?: boolean } = {}): Promise<ForwardResult> {
+    this.#checkOpen();
+    this.#checkTokenIds(tokenIds, "tokenIds");
+    const most = Math.min(this.#device.maxModelLen, this.#scheduler.maxCachedTokens);
+    if (tokenIds.length > most) {
+      throw tooLong("tokenIds", `${tokenIds.length} tokens do not fit: a forward pass takes at most ${most} here`);
+    }
+    const sequence = new Sequence({ promptTokenIds: tokenIds, sampling: undefined });
+    const taps = forwardTaps(this.#numLayers, options.hidden ?? false);
+    return new Promise((resolve, reject) => {
+      this.#forwards.set(sequence, new ForwardPass(sequence.numTokens, this.#device.vocabSize, taps, { resolve, reject }));
+      this.#scheduler.addForward(sequence);
+      this.#kick();
+    });
+  }
+
+  /** Counters since the start and gauges of now. */
+  stats(): EngineStats {
+    const { blocks } = this.#scheduler;
+    return {
+      numRunning: this.#scheduler.numRunning,
+      numWaiting: this.#scheduler.numWaiting,
+      kvCacheUsage: 1 - blocks.numFreeBlocks / blocks.numBlocks,
+      promptTokens: this.#promptTokens,
+      generationTokens: this.#generationTokens,
+      prefixCacheQueries: this.#scheduler.prefixCacheQueries,
+      prefixCacheHits: this.#scheduler.prefixCacheHits,
+      numPreemptions: this.#scheduler.numPreemptions,
+      steps: this.#scheduler.numSteps,
+      hostMs: this.#hostMs,
+      deviceMs: this.#deviceMs,
+    };
+  }
+
+  /** Checks scheduler, blocks and requests against each other. @throws InternalError naming what is wrong. */
+  checkIntegrity(): void {
+    this.#scheduler.checkIntegrity();
+    const { numRunning, numWaiting, numForwards } = this.#scheduler;
+    invariant(
+      this.#bySequence.size === numRunning + numWaiting,
+      `${this.#bySequence.size} completions are open but ${numRunning} run and ${numWaiting} wait`,
+    );
+    invariant(this.#forwards.size === numForwards, `${this.#forwards.size} forward passes are open but ${numForwards} queued`);
+    for (const { completions } of this.#active.values()) {
+      invariant(!completions.every((completion) => completion.isFinished), "a finished request is still active");
+    }
+  }
+
+  /** Refuses new requests from now on (503) and waits until those that run have ended. */
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    while (this.#loop !== undefined) await this.#loop;
+  }
+
+  /** Aborts everything and waits for the step in flight; later calls throw EngineError. The device itself stays open. */
+  async close(): Promise<void> {
+    this.#failure ??= new EngineError("the engine is closed");
+    for (const stream of [...this.#active.keys()]) this.#abort(stream);
+    for (const [sequence, pass] of this.#forwards) {
+      this.#scheduler.finish(sequence);
+      pass.reject(this.#failure);
+    }
+    this.#forwards.clear();
+    while (this.#loop !== undefined) await this.#loop;
+  }
+
+  #checkOpen(): void {
+    if (this.#failure) throw this.#failure;
+    if (this.#isDraining) throw new RequestError(503, "the server is shutting down; try another one", { code: "shutting_down" });
+  }
+
+  /** @returns how many tokens the request may generate. */
+  #checkRequest({ promptTokenIds, params }: GenerateRequest): number {
+    this.#checkTokenIds(promptTokenIds, "prompt");
+    const numPrompt = promptTokenIds.length;
+    const total = this.maxTotalTokens;
+    const limit =
+      total === this.#device.maxModelLen
+        ? `the context of ${total} tokens`
+        : `the KV cache, which holds ${this.#scheduler.maxCachedTokens} tokens (a context of ${total})`;
+    if (numPrompt >= total) {
+      throw tooLong("prompt", `the prompt of ${numPrompt} tokens does not fit in ${limit}, which must hold at least one more`);
+    }
+    if (params.maxTokens !== null && numPrompt + params.maxTokens > total) {
+      throw tooLong(
+        "maxTokens",
+        `the prompt of ${numPrompt} tokens and maxTokens ${params.maxTokens} make ${numPrompt + params.maxTokens}, more than ${limit}; ` +
+          `ask for at most ${total - numPrompt}`,
+      );
+    }
+    const maxTokens = params.maxTokens ?? total - numPrompt;
+    if (params.minTokens > maxTokens) {
+      throw tooLong("minTokens", `minTokens ${params.minTokens} does not fit: beside the prompt there is room for ${maxTokens}`);
+    }
+    const { vocabSize } = this.#device;
+    for (const [param, ids] of [
+      ["stopTokenIds", params.stopTokenIds],
+      ["logitBias", Object.keys(params.logitBias).map(Number)],
+    ] as const) {
+      for (const id of ids) {
+        if (id >= vocabSize) throw badToken(param, id, vocabSize);
+      }
+    }
+    return maxTokens;
+  }
+
+  #checkTokenIds(ids: readonly number[], param: string): void {
+    if (ids.length === 0) throw new RequestError(400, `${param} is empty; at least one token is needed`, { param });
+    if (ids.length > this.#device.maxModelLen) return; // refused by its length, unread
+    const { vocabSize } = this.#device;
+    for (const id of ids) {
+      if (!(Number.isInteger(id) && id >= 0 && id < vocabSize)) throw badToken(param, id, vocabSize);
+    }
+  }
+
+  #start(request: GenerateRequest, maxTokens: number, stream: OutputStream): readonly Completion[] {
+    this.#checkOpen();
+    const { params, promptTokenIds, signal, cacheSalt } = request;
+    const eosTokenIds = this.#eosTokenIds;
+    const endTokenIds = [...params.stopTokenIds, ...(params.ignoreEos ? [] : eosTokenIds)];
+    const completions = Array.from({ length: params.n }, (_, index) => {
+      const sampling = new SamplingState(params, index, promptTokenIds, endTokenIds);
+      const sequence = new Sequence({ promptTokenIds, sampling, cacheSalt });
+      const decoder = this.#tokenizer.stream({ skipSpecialTokens: params.skipSpecialTokens });
+      return new Completion({ index, sequence, params, maxTokens, eosTokenIds, stream: decoder });
+    });
+    this.#promptTokens += promptTokenIds.length;
+    if (signal?.aborted) {
+      for (const completion of completions) completion.abort();
+      return completions;
+    }
+    const active: ActiveRequest = { request, completions, stream, onAbort: () => this.#abort(stream) };
+    signal?.addEventListener("abort", active.onAbort, { once: true });
+    this.#active.set(stream, active);
+    for (const completion of completions) {
+      this.#bySequence.set(completion.sequence, { active, completion });
+      this.#scheduler.add(completion.sequence);
+    }
+    this.#kick();
+    return completions;
+  }
+
+  #abort(stream: OutputStream): void {
+    const active = this.#active.get(stream);
+    if (active === undefined) return;
+    for (const completion of active.completions) {
+      if (completion.isFinished) continue;
+      completion.abort();
+      this.#end(completion.sequence);
+    }
+    this.#closeIfDone(active);
+    stream.notify();
+  }
+
+  /** Takes a sequence whose completion has ended out of the schedule. */
+  #end(sequence: Sequence): void {
+    this.#bySequence.delete(sequence);
+    this.#scheduler.finish(sequence);
+  }
+
+  #closeIfDone(active: ActiveRequest): void {
+    if (!active.completions.every((completion) => completion.isFinished)) return;
+    this.#active.delete(active.stream);
+    active.request.signal?.removeEventListener("abort", active.onAbort);
+  }
+
+  #kick(): void {
+    this.#loop ??= this.#run().finally(() => {
+      this.#loop = undefined;
+      if (!this.#scheduler.isIdle && !this.#failure) this.#kick(); // something arrived as the loop was ending
+    });
+  }
+
+  async #run(): Promise<void> {
+    try {
+      for (;;) {
+        await setImmediate(); // arrivals, aborts and timers have their turn before each step
+        if (this.#scheduler.isIdle) return;
+        const began = performance.now();
+        const step = this.#schedule();
+        const batch = this.#builder.build(step);
+        const taps = step.isForward ? this.#forwards.get(step.seqs[0]!)!.taps : undefined;
+        const launched = performance.now();
+        const result = await this.#device.step(batch, taps);
+        const returned = performance.now();
+        if (step.isForward) this.#takeForward(step, result);
+        else this.#takeTokens(step, result);
+        this.#deviceMs += result.ms;
+        this.#hostMs += launched - began + (performance.now() - returned);
+      }
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Generation and forward steps take turns while there are both. */
+  #schedule(): ScheduledStep {
+    const scheduler = this.#scheduler;
+    const step = this.#wasForward
+      ? (scheduler.schedule() ?? scheduler.scheduleForward())
+      : (scheduler.scheduleForward() ?? scheduler.schedule());
+    invariant(step, `${scheduler.numRunning} sequences run and ${scheduler.numWaiting} wait, but nothing can be scheduled`);
+    this.#wasForward = step.isForward;
+    return step;
+  }
+
+  #takeTokens(step: ScheduledStep, result: StepResult): void {
+    const { tokenIds } = result;
+    for (let row = 0; row < step.sampled.length; row++) {
+      const id = tokenIds[row];
+      if (id === undefined || id < 0 || id >= this.#device.vocabSize) {
+        throw new EngineError(
+          `the device sampled token ${id} in row ${row}, outside the vocabulary of ${this.#device.vocabSize}`,
+        );
+      }
+    }
+    this.#scheduler.update(step, tokenIds);
+    for (let row = 0; row < step.sampled.length; row++) {
+      const sequence = step.sampled[row]!;
+      const entry = this.#bySequence.get(sequence);
+      if (entry === undefined) continue; // aborted while the step was in flight
+      this.#generationTokens++;
+      if (entry.completion.push(result, row)) {
+        this.#end(sequence);
+        this.#closeIfDone(entry.active);
+      }
+      entry.active.stream.notify();
+    }
+  }
+
+  #takeForward(step: ScheduledStep, result: StepResult): void {
+    const sequence = step.seqs[0]!;
+    this.#scheduler.update(step, result.tokenIds);
+    const pass = this.#forwards.get(sequence);
+    if (pass === undefined) return; // the engine was closed meanwhile
+    pass.take(step.starts[0]!, step.numTokens[0]!, result);
+    if (sequence.numUncomputedTokens > 0) return;
+    this.#scheduler.finish(sequence);
+    this.#forwards.delete(sequence);
+    pass.resolve();
+  }
+
+  /** After a failure nothing is known of the device's state: every request ends with the error, and later ones get it too. */
+  #fail(cause: unknown): void {
+    const error =
+      cause instanceof EngineError || cause instanceof InternalError
+        ? cause
+        : new EngineError(`the engine failed: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    this.#failure = error;
+    for (const active of [...this.#active.values()]) {
+      active.request.signal?.removeEventListener("abort", active.onAbort);
+      active.stream.fail(error);
+    }
+    this.#active.clear();
+    this.#bySequence.clear();
+    for (const pass of this.#forwards.values()) pass.reject(error);
+    this.#forwards.clear();
+  }
+}
+
+function tooLong(param: string, message: string): RequestError {
+  return new RequestError(400, message, { param, code: "context_length_exceeded" });
+}
+
+function badToken(param: string, id: number, vocabSize: number): RequestError {
+  return new RequestError(400, `${param} holds token id ${id}; ids are whole numbers from 0 to ${vocabSize - 1}`, { param });
+}
