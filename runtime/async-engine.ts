@@ -254,7 +254,10 @@ export class AsyncEngine {
   }
 
   #closeIfDone(active: ActiveRequest): void {
-    if (!active.completions.every((completion) => completion.isFinished)) return;
+    if (active.completions.every((completion) => completion.isFinished)) this.#close(active);
+  }
+
+  #close(active: ActiveRequest): void {
     this.#active.delete(active.stream);
     active.request.signal?.removeEventListener("abort", active.onAbort);
   }
@@ -300,20 +303,17 @@ export class AsyncEngine {
   }
 
   #takeTokens(step: ScheduledStep, result: StepResult): void {
-    const { tokenIds } = result;
-    for (let row = 0; row < step.sampled.length; row++) {
-      const id = tokenIds[row];
-      if (id === undefined || id < 0 || id >= this.#device.vocabSize) {
-        throw new EngineError(
-          `the device sampled token ${id} in row ${row}, outside the vocabulary of ${this.#device.vocabSize}`,
-        );
-      }
-    }
-    this.#scheduler.update(step, tokenIds);
+    this.#scheduler.update(step, result.tokenIds);
     for (let row = 0; row < step.sampled.length; row++) {
       const sequence = step.sampled[row]!;
       const entry = this.#bySequence.get(sequence);
       if (entry === undefined) continue; // aborted while the step was in flight
+      const id = result.tokenIds[row]!;
+      if (!(id >= 0 && id < this.#device.vocabSize)) {
+        const at = `after ${sequence.numTokens - 1} tokens`;
+        this.#failRequest(entry.active, `the model gave no token ${at}: its logits hold a NaN, or every token was banned`);
+        continue;
+      }
       this.#generationTokens++;
       if (entry.completion.push(result, row)) {
         this.#end(sequence);
@@ -321,6 +321,15 @@ export class AsyncEngine {
       }
       entry.active.stream.notify();
     }
+  }
+
+  /** Ends one request whose output cannot go on; the engine and the others can. */
+  #failRequest(active: ActiveRequest, message: string): void {
+    for (const { sequence, isFinished } of active.completions) {
+      if (!isFinished) this.#end(sequence);
+    }
+    this.#close(active);
+    active.stream.fail(new EngineError(`request ${active.request.requestId}: ${message}`));
   }
 
   #takeForward(step: ScheduledStep, result: StepResult): void {
@@ -343,10 +352,9 @@ export class AsyncEngine {
         : new EngineError(`the engine failed: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
     this.#failure = error;
     for (const active of [...this.#active.values()]) {
-      active.request.signal?.removeEventListener("abort", active.onAbort);
+      this.#close(active);
       active.stream.fail(error);
     }
-    this.#active.clear();
     this.#bySequence.clear();
     for (const pass of this.#forwards.values()) pass.reject(error);
     this.#forwards.clear();

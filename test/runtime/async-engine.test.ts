@@ -451,6 +451,18 @@ describe("when things end", () => {
     await engine.close();
   });
 
+  it("a row without a token fails its request alone", async () => {
+    const { engine } = makeEngine({
+      logits: (context) => (context.length === 5 && context[0] === 1 ? Array(64).fill(Number.NaN) : counting(context)),
+    });
+    const fails = expect(complete(engine, [1, 2])).rejects.toThrow(/^request r\d+: the model gave no token after 5 tokens/);
+    const other = await complete(engine, [2, 2], { maxTokens: 9 });
+    expect(other.tokenIds).toHaveLength(9);
+    await fails;
+    expect(engine.stats()).toMatchObject({ numRunning: 0, kvCacheUsage: 0 });
+    engine.checkIntegrity();
+  });
+
   it("close aborts what runs and refuses what comes", async () => {
     const { engine } = makeEngine({ maxNumSeqs: 2 });
     const outputs = [1, 2, 3, 4].map((i) => complete(engine, [i], { ignoreEos: true }));

@@ -207,7 +207,7 @@ export class FakeDevice implements Device {
     const logSum = Math.log(sum);
     const temperature = float("temperature");
     const seed = mix(mix(int("seedLow"), int("seedHigh")), int("counter"));
-    let best = 0;
+    let best = -1; // NaN everywhere, or everything banned
     let bestScore = Number.NEGATIVE_INFINITY;
     for (let v = 0; v < logits.length; v++) {
       // Gumbel noise makes the largest score a draw from softmax(logits / temperature).
