@@ -1,0 +1,157 @@
+#!/usr/bin/env node
+// Compares an engine of ours with node-llama-cpp in one run: the same shapes, token ids and threads, samples interleaved
+// A B B A …, and the median of per-pair ratios as the result. `node run.mjs --help` lists the options, README.md the protocol.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { CELLS, promptsOf, tokensOf } from "./cells.mjs";
+import { awaitQuiet, cpuTimes, describeMachine, describeSource, loadAddon, loadBetween, probe } from "./machine.mjs";
+import { summarizeCell, tableOf } from "./results.mjs";
+import { QWEN3_0_6B, stepCosts } from "./shapes.mjs";
+import { ensureSyntheticModel } from "./synthetic-gguf.mjs";
+import { Worker } from "./worker-protocol.mjs";
+
+const HELP = `node bench/peers/run.mjs --engine DIR [options]
+
+  --engine DIR       our engine of qwen3-0.6b in bfloat16 with random weights
+  --peer-only        measure node-llama-cpp alone
+  --cells A,B        ${CELLS.map((c) => c.name).join(", ")} (default: all)
+  --pairs N          pairs per cell (default 9)
+  --threads N        for both sides (default: the usable cores)
+  --quiet-timeout S  seconds to wait for a quiet machine before each pair; a pair that is not quiet is dropped (default 120)
+  --no-gate          measure at once and keep every pair: for trying out, not for claims
+  --no-mmap          node-llama-cpp reads its weights into memory instead of mapping the file
+  --output FILE      result file (default: bench/results/<date>-qwen3-0.6b-<cores>x<arch>.json)
+`;
+
+const { values: options } = parseArgs({
+  options: {
+    engine: { type: "string" },
+    "peer-only": { type: "boolean", default: false },
+    cells: { type: "string" },
+    pairs: { type: "string", default: "9" },
+    threads: { type: "string" },
+    "quiet-timeout": { type: "string", default: "120" },
+    "no-gate": { type: "boolean", default: false },
+    "no-mmap": { type: "boolean", default: false },
+    output: { type: "string" },
+    help: { type: "boolean", default: false },
+  },
+});
+
+function usage(message) {
+  console.error(`${message}\n\n${HELP}`);
+  process.exit(2);
+}
+
+function positiveInteger(name, text) {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) usage(`--${name} takes a positive integer, got ${text}`);
+  return value;
+}
+
+const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
+const note = (text) => console.error(text);
+
+/** One timed sample with the load that others put on the machine meanwhile. */
+async function sample(side, cell, prompts) {
+  await sleep(200); // the other side's threads stop spinning
+  const before = cpuTimes();
+  const { ms, cpuMs } = await side.worker.call("measure", { cell, prompts });
+  return { ms, tokensPerSecond: (1000 * tokensOf(cell)) / ms, load: loadBetween(before, cpuTimes(), cpuMs) };
+}
+
+/** Why a pair is no evidence, or null. */
+function whyDropped(pair) {
+  if (!pair.gate.quiet) return "the machine was not quiet before";
+  const others = Math.max(...pair.samples.map((s) => s.load?.others ?? 0));
+  if (others > 0.05) return `others used ${(100 * others).toFixed(0)} % of the CPUs meanwhile`;
+  const { before, after } = pair.probes;
+  const drift = Math.abs(after.readGBs / before.readGBs - 1);
+  if (drift > 0.1) return `read bandwidth moved by ${(100 * drift).toFixed(0)} %`;
+  return null;
+}
+
+async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, costs }) {
+  const settings = {};
+  for (const side of sides) {
+    settings[side.name] = await side.worker.call("tune", { cell, threads, prompts: promptsOf(cell, 0, QWEN3_0_6B) });
+  }
+  const done = [];
+  for (let i = 0; i < pairs; i++) {
+    const gate = gated ? await awaitQuiet(quietTimeoutS) : { quiet: true, load: null };
+    const order = i % 2 === 0 ? sides : [...sides].reverse();
+    const before = probe(addon, threads, costs.weightBytes);
+    const prompts = promptsOf(cell, i + 1, QWEN3_0_6B);
+    const samples = [];
+    for (const side of order) samples.push({ side: side.name, ...(await sample(side, cell, prompts)) });
+    const pair = { gate, probes: { before, after: probe(addon, threads, costs.weightBytes) }, samples };
+    pair.dropped = gated ? whyDropped(pair) : null;
+    done.push(pair);
+    const speeds = samples.map((s) => `${s.side} ${s.tokensPerSecond.toFixed(1)} tok/s`).join(", ");
+    note(`${cell.name} ${i + 1}/${pairs}: ${speeds}${pair.dropped === null ? "" : `; dropped: ${pair.dropped}`}`);
+  }
+  return { ...summarizeCell(cell, done, costs), settings, pairs: done };
+}
+
+async function main() {
+  if (options.help) return console.log(HELP);
+  if (options.engine === undefined && !options["peer-only"]) usage("--engine DIR or --peer-only is needed");
+  const wanted = options.cells?.split(",") ?? CELLS.map((c) => c.name);
+  const cells = wanted.map((name) => CELLS.find((c) => c.name === name) ?? usage(`no cell is named ${name}`));
+  const pairs = positiveInteger("pairs", options.pairs);
+  const quietTimeoutS = positiveInteger("quiet-timeout", options["quiet-timeout"]);
+  const addon = loadAddon();
+  const machine = describeMachine(addon);
+  const threads = options.threads === undefined ? machine.cores : positiveInteger("threads", options.threads);
+  const gated = !options["no-gate"];
+  const costs = stepCosts(QWEN3_0_6B);
+
+  const sides = [];
+  try {
+    if (!options["peer-only"]) {
+      const worker = new Worker("ingot", "worker-ours.mjs");
+      sides.push({ name: "ingot", worker, facts: null });
+      sides.at(-1).facts = await worker.call("load", { engine: resolve(options.engine), threads });
+    }
+    const peer = new Worker("node-llama-cpp", "worker-llama-cpp.mjs");
+    sides.push({ name: "node-llama-cpp", worker: peer, facts: null });
+    const maxSequences = Math.max(...cells.map((c) => c.sequences));
+    const model = ensureSyntheticModel();
+    sides.at(-1).facts = await peer.call("load", { model, threads, mmap: !options["no-mmap"], maxSequences });
+
+    const result = {
+      schema: 1,
+      date: new Date().toISOString(),
+      machine,
+      source: describeSource(),
+      model: { ...QWEN3_0_6B, dtype: "bfloat16", weights: "random", ...costs },
+      protocol: { pairs, threads, gated, order: "A B B A" },
+      sides: sides.map((s) => ({ ...s.facts, cpuMs: undefined })),
+      cells: [],
+    };
+    const file = resolve(options.output ?? fileURLToPath(new URL(`../results/${defaultName(result)}`, import.meta.url)));
+    mkdirSync(dirname(file), { recursive: true });
+    for (const cell of cells) {
+      result.cells.push(await measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, costs }));
+      // After every cell: a run that is stopped keeps what it has.
+      writeFileSync(file, `${JSON.stringify(result, null, 1)}\n`);
+    }
+    console.log(tableOf(result));
+    note(`\nwritten to ${file}`);
+    if (result.cells.some((c) => c.keptPairs < Math.min(5, pairs))) {
+      note("some cells kept too few pairs for a claim: the machine was not quiet");
+      process.exitCode = 1;
+    }
+  } finally {
+    for (const side of sides) side.worker.close();
+  }
+}
+
+function defaultName({ date, machine, model }) {
+  return `${date.slice(0, 10)}-${model.name}-${machine.cores}x${machine.arch}.json`;
+}
+
+await main();

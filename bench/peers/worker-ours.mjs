@@ -1,0 +1,51 @@
+// Our side of a comparison: loads an engine once through the library, then measures cells on command.
+
+import { LLM } from "../../dist/index.js";
+import { serve } from "./worker-protocol.mjs";
+
+let llm;
+
+async function load({ engine, threads }) {
+  llm = await LLM.load(engine, { threads });
+  return { name: "ingot" };
+}
+
+/** Runs `prompts` together, exactly `maxTokens` each; returns the wall time in ms. */
+async function generate(prompts, maxTokens) {
+  const start = performance.now();
+  const outputs = await llm.generate(prompts, { maxTokens, temperature: 0, ignoreEos: true });
+  const ms = performance.now() - start;
+  for (const output of outputs) {
+    const { length } = output.outputs[0].tokenIds;
+    if (length !== maxTokens) throw new Error(`asked for ${maxTokens} tokens, got ${length}`);
+  }
+  return ms;
+}
+
+async function measurePrefill(prompts) {
+  let ms = 0;
+  for (const prompt of prompts) ms += await generate([prompt], 1);
+  return ms;
+}
+
+/**
+ * The library returns whole outputs, so decode is a difference: with `outputTokens` more tokens less without. The first call of
+ * three fills the prefix cache, so that both timed calls find the same.
+ */
+async function measureDecode(cell, prompts) {
+  await generate(prompts, 1);
+  const first = await generate(prompts, 1);
+  return (await generate(prompts, 1 + cell.outputTokens)) - first;
+}
+
+async function measure({ cell, prompts }) {
+  return { ms: cell.kind === "prefill" ? await measurePrefill(prompts) : await measureDecode(cell, prompts) };
+}
+
+/** Ours has nothing to choose by hand; one run warms up. */
+async function tune({ cell, prompts }) {
+  await measure({ cell, prompts: cell.kind === "prefill" ? prompts.slice(0, 1) : prompts });
+  return { best: {}, tried: [] };
+}
+
+serve({ load, tune, measure });
