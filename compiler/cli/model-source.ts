@@ -3,7 +3,7 @@
  */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { presets } from "../../models/presets.ts";
+import { PRESET_NAMES, presetConfig } from "../../models/presets.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import { UsageError } from "./exit.ts";
 
@@ -42,14 +42,13 @@ export function modelSource(model: string, weights: string): ModelSource {
       generationConfig: existsSync(generation) ? readJson(generation) : {},
     };
   }
-  const preset = presets[model.toLowerCase()];
-  if (preset) {
+  if (PRESET_NAMES.includes(model.toLowerCase())) {
     if (weights !== "random") {
       throw new UsageError(
         `${model} is a built-in preset without weights: add --weights random, or name a downloaded model folder`,
       );
     }
-    return { kind: "preset", name: model.toLowerCase(), config: preset };
+    return { kind: "preset", name: model.toLowerCase(), config: presetConfig(model.toLowerCase()) };
   }
   if (/^[\w.-]+\/[\w.-]+$/.test(model)) {
     throw new UnsupportedError(
@@ -57,7 +56,7 @@ export function modelSource(model: string, weights: string): ModelSource {
     );
   }
   throw new UsageError(
-    `${model} is neither a folder nor a preset; presets: ${Object.keys(presets).join(", ")} (with --weights random)`,
+    `${model} is neither a folder nor a preset; presets: ${PRESET_NAMES.join(", ")} (with --weights random)`,
   );
 }
 

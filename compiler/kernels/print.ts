@@ -1,0 +1,39 @@
+/**
+ * Kernel specs as text: one line a kernel, its slot as a formula, values by name and shape.
+ */
+import { printShape } from "../ir/tensor-type.ts";
+import { kernelArgs } from "./operands.ts";
+import type { Expr, KernelSpec, Value } from "./spec.ts";
+
+/** `03 linear_bf16_3072x1024__silu_mul(v12, w) -> v15 bf16(T, 3072) = silu(acc0) * acc1` */
+export function printKernels(kernels: readonly KernelSpec[]): string {
+  return `${kernels.map((spec, i) => `${String(i).padStart(3, "0")} ${printKernel(spec)}`).join("\n")}\n`;
+}
+
+export function printKernel(spec: KernelSpec): string {
+  const args = kernelArgs(spec).map((arg) => (arg.kind === "array" ? arg.array : printValue(arg.value)));
+  const out = spec.kind === "sample" ? "" : ` -> ${args.pop()} ${spec.out.dtype}${printShape([spec.out.rows, spec.out.cols])}`;
+  const operands = "operands" in spec ? spec.operands.map(printValue) : [];
+  const slot = "epilogue" in spec && spec.epilogue.kind !== "acc" ? ` = ${printExpr(spec.epilogue, operands)}` : "";
+  return `${spec.name}(${args.join(", ")})${out}${slot}`;
+}
+
+function printValue(value: Value): string {
+  return value.kind === "kv" ? `kv.${value.layer}` : value.name;
+}
+
+/** A slot's expression as a formula over `acc0`, `acc1` and the operands' names. */
+export function printExpr(e: Expr, operands: readonly string[]): string {
+  switch (e.kind) {
+    case "acc":
+      return `acc${e.way}`;
+    case "operand":
+      return operands[e.index] ?? `operand${e.index}`;
+    case "constant":
+      return String(e.value);
+    case "unary":
+      return `${e.fn}(${printExpr(e.x, operands)})`;
+    case "binary":
+      return `(${printExpr(e.a, operands)} ${e.fn === "add" ? "+" : "*"} ${printExpr(e.b, operands)})`;
+  }
+}
