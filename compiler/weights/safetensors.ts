@@ -180,8 +180,8 @@ export class Checkpoint implements WeightSource {
 
 /** The files of the checkpoint, sorted; checks the index when there is one. */
 function listFiles(folder: string): readonly string[] {
+  if (existsSync(join(folder, SINGLE))) return [SINGLE]; // first, as transformers does
   if (existsSync(join(folder, INDEX))) return listShards(folder);
-  if (existsSync(join(folder, SINGLE))) return [SINGLE];
   const files = existsSync(folder) ? readdirSync(folder) : [];
   const others = files.filter((f) => /\.(bin|pth?|gguf|safetensors)$/.test(f)).slice(0, 3);
   throw new CompileError(
