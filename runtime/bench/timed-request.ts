@@ -5,7 +5,7 @@
  */
 import { EngineError } from "../errors.ts";
 import type { EngineStats, GenerateRequest, OutputDelta } from "../request.ts";
-import type { SamplingParams } from "../sampling-params.ts";
+import { type SamplingParams, samplingParams } from "../sampling-params.ts";
 import type { WorkloadRequest } from "./workload.ts";
 
 /** What a benchmark needs of an engine; `AsyncEngine` satisfies it. */
@@ -30,26 +30,7 @@ export interface RequestTiming {
 
 /** Exactly `outputTokens` tokens, whatever the model says: EOS ignored, no stop, no penalty. Temperature 0 is greedy. */
 export function benchParams(outputTokens: number, temperature: number): SamplingParams {
-  return {
-    n: 1,
-    maxTokens: outputTokens,
-    minTokens: 0,
-    temperature,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    seed: null,
-    stop: [],
-    stopTokenIds: [],
-    includeStopStrInOutput: false,
-    ignoreEos: true,
-    skipSpecialTokens: true,
-    logitBias: {},
-    logprobs: null,
-  };
+  return samplingParams({ maxTokens: outputTokens, temperature, ignoreEos: true });
 }
 
 /**

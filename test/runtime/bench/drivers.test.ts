@@ -1,9 +1,11 @@
 import { describe, expect, it } from "vitest";
+import { AsyncEngine } from "../../../runtime/async-engine.ts";
 import { type LatencyOptions, runLatency } from "../../../runtime/bench/latency.ts";
 import { formatLatency, formatNumber, formatThroughput } from "../../../runtime/bench/report.ts";
 import { median, percentile, summarize } from "../../../runtime/bench/statistics.ts";
 import { runThroughput, vllmMetrics } from "../../../runtime/bench/throughput.ts";
 import { fixedWorkload } from "../../../runtime/bench/workload.ts";
+import { FakeDevice, fakeTokenizer } from "../../support/fake-device.ts";
 import { LockstepEngine } from "./lockstep-engine.ts";
 
 describe("statistics", () => {
@@ -147,6 +149,19 @@ describe("throughput", () => {
       mean_e2el_ms: 30,
       request_throughput: 40,
     });
+  });
+
+  it("drives the engine loop itself: every token arrives, its own counters account for the steps", async () => {
+    const device = new FakeDevice({ maxNumSeqs: 4 });
+    const engine = new AsyncEngine(device, fakeTokenizer(), { eosTokenIds: [0], numLayers: 2 });
+    const work = fixedWorkload({ numSeqs: 8, inputTokens: 12, outputTokens: 6, maxTokenId: 63, seed: 0 });
+    const { metrics, engine: account } = await runThroughput(engine, work, { concurrency: null, temperature: 0.6 });
+    expect(metrics).toMatchObject({ completed: 8, total_input_tokens: 96, total_output_tokens: 48 });
+    // Four at a time, six steps each, two more for the request that warms up.
+    expect([account.steps, device.steps]).toEqual([12, 14]);
+    expect(account.hostMsPerStep).toBeGreaterThan(0);
+    expect(metrics.median_e2el_ms).toBeGreaterThan(metrics.median_ttft_ms);
+    await engine.close();
   });
 
   it("prints totals and percentiles", async () => {
