@@ -111,6 +111,29 @@ describe("Scheduler", () => {
     scheduler.checkIntegrity();
   });
 
+  it("computes a sequence preempted in flight anew only when its token has come", () => {
+    const scheduler = new Scheduler({ ...OPTIONS, numBlocks: 4, enablePrefixCaching: false });
+    const [older, younger] = [newSequence(range(0, 7)), newSequence(range(10, 4))];
+    scheduler.add(older);
+    run(scheduler);
+    scheduler.add(younger);
+    const first = scheduler.schedule()!; // fills both blocks of `older` and samples for both
+    older.append(1); // its token came earlier than that of `younger`
+    scheduler.schedule();
+    older.append(1);
+    expect(younger.status).toBe("running");
+    for (let i = 0; i < 4; i++) {
+      scheduler.schedule();
+      older.append(1);
+    }
+    expect(younger.status).toBe("waiting"); // `older` took the last block, in flight or not
+    scheduler.finish(older);
+    expect(scheduler.schedule()).toBeUndefined();
+    scheduler.update(first, Int32Array.of(1, 9));
+    expect(younger.numTokens).toBe(5);
+    expect(run(scheduler)).toEqual([[2, 5]]);
+  });
+
   it("drops the token of a sequence aborted in flight and frees its blocks at once", () => {
     const scheduler = new Scheduler(OPTIONS);
     const seq = newSequence(range(0, 4));
@@ -231,7 +254,7 @@ describe("random arrivals and cancellations", () => {
   for (const [name, options, lag] of [
     ["with room", { numBlocks: 512 }, 0],
     ["short of blocks", { numBlocks: 48, maxNumBatchedTokens: 24 }, 0],
-    ["short of blocks, one step ahead of the device", { numBlocks: 48 }, 1],
+    ["short of blocks, two steps ahead of the device", { numBlocks: 48 }, 2],
   ] as const) {
     it(`keep everything whole over 10,000 steps ${name}`, { timeout: 60_000 }, () => {
       const device = new FakeDevice({ blockSize: 4, maxNumSeqs: 16, maxNumBatchedTokens: 48, maxModelLen: 96, ...options });
