@@ -1,0 +1,129 @@
+/**
+ * What stands in an engine folder besides its weights: manifest, kernel sources, the model's own files, and the npm package around it.
+ *
+ * Everything written here depends on its arguments alone: the same input gives the same bytes.
+ */
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { copyFile, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Manifest } from "../../runtime/manifest.ts";
+import { parseManifest } from "../../runtime/manifest-validator.ts";
+import { CompileError, invariant } from "../errors.ts";
+import { printJson, printManifest } from "./manifest.ts";
+
+/** Files of a model folder that an engine carries along, byte for byte. */
+const MODEL_FILES = [
+  "added_tokens.json",
+  "chat_template.jinja",
+  "chat_template.json",
+  "config.json",
+  "generation_config.json",
+  "merges.txt",
+  "special_tokens_map.json",
+  "tokenizer.json",
+  "tokenizer.model",
+  "tokenizer_config.json",
+  "vocab.json",
+];
+/** A model's terms travel with its weights. */
+const TERMS = /^(LICEN[SC]E|NOTICE|USE_POLICY)([.-][\w.-]{1,40})?$/i;
+/** Largest of them copied: 256 MB; the largest published tokenizers have 40. */
+const MAX_FILE_BYTES = 2 ** 28;
+
+/** Writes manifest.json under a temporary name, then renames it: a reader sees the old one or the new one. */
+export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
+  await writeWhole(join(folder, "manifest.json"), printManifest(manifest));
+}
+
+/** Writes `sources` (file name to text: kernels and the headers they include) into `kernels/`. */
+export async function writeKernelSources(folder: string, sources: ReadonlyMap<string, string>): Promise<void> {
+  await mkdir(join(folder, "kernels"), { recursive: true });
+  for (const [name, text] of sources) {
+    invariant(/^\w[\w.-]*$/.test(name), `kernel source ${name} is not a plain file name`);
+    await writeWhole(join(folder, "kernels", name), text);
+  }
+}
+
+/** Copies tokenizer, chat template, configuration and terms from a model folder. Throws `CompileError` for one that is no plain file. */
+export async function copyModelFiles(modelFolder: string, folder: string): Promise<readonly string[]> {
+  const names = (await readdir(modelFolder)).filter((n) => MODEL_FILES.includes(n) || TERMS.test(n)).sort();
+  const copied: string[] = [];
+  for (const name of names) {
+    const from = join(modelFolder, name);
+    const found = await stat(from);
+    if (found.isDirectory()) continue;
+    if (!found.isFile() || found.size > MAX_FILE_BYTES) {
+      throw new CompileError(
+        `${from}: expected a file of at most ${MAX_FILE_BYTES} bytes, found ${found.isFile() ? found.size : "a device"}`,
+      );
+    }
+    await copyFile(from, join(folder, name));
+    copied.push(name);
+  }
+  return copied;
+}
+
+/** Writes package.json: an engine is an npm package that builds its kernels where it is installed. */
+export async function writePackage(folder: string, manifest: Manifest): Promise<void> {
+  const [version] = /\d+\.\d+\.\d+[\w.-]*/.exec(manifest.provenance.compiler) ?? [];
+  const description = {
+    name: `ingot-engine-${manifest.name.toLowerCase()}`,
+    version: "1.0.0",
+    private: false,
+    description: `${manifest.name} (${manifest.model.architecture}) compiled by ingot for ${manifest.target}`,
+    type: "module",
+    scripts: { install: "ingot build ." },
+    peerDependencies: { ingot: version ? `^${version}` : "*" },
+  };
+  await writeWhole(join(folder, "package.json"), `${printJson(description, "")}\n`);
+}
+
+/** What decides whether an engine is the one that a compile would make. */
+export type EngineIdentity = Pick<Manifest, "name" | "target" | "provenance">;
+
+/**
+ * Whether `folder` holds a whole engine made from the same checkpoint, options, compiler and target, so that compiling again
+ * would change nothing. Reads the manifest and sizes only: milliseconds, whatever the model's size.
+ */
+export function isUpToDate(folder: string, identity: EngineIdentity): boolean {
+  const path = join(folder, "manifest.json");
+  if (!existsSync(path)) return false;
+  let manifest: Manifest;
+  try {
+    manifest = parseManifest(readFileSync(path, "utf8"), path);
+  } catch (error) {
+    if (!(error instanceof Error) || error.name !== "ManifestError") throw error;
+    return false; // damaged or of another format: compiling again is the remedy
+  }
+  if (canonical(manifest) !== canonical(identity)) return false;
+  const weights = join(folder, manifest.weights.file);
+  const files = [...manifest.kernels.map((k) => k.source), ...(manifest.library ? [manifest.library.file] : [])];
+  return (
+    existsSync(weights) &&
+    statSync(weights).size === manifest.weights.bytes &&
+    files.every((file) => existsSync(join(folder, file)))
+  );
+}
+
+/** Equal text for equal identities. */
+function canonical({ name, target, provenance }: EngineIdentity): string {
+  const options = Object.entries(provenance.options).sort(([a], [b]) => (a < b ? -1 : 1));
+  return JSON.stringify([name, target, provenance.compiler, provenance.checkpoint, options]);
+}
+
+async function writeWhole(path: string, text: string): Promise<void> {
+  const partial = `${path}.partial-${process.pid}`;
+  try {
+    const handle = await open(partial, "w");
+    try {
+      await handle.writeFile(text);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(partial, path);
+  } catch (error) {
+    await rm(partial, { force: true });
+    throw error;
+  }
+}
