@@ -36,6 +36,27 @@ export interface OutputDelta {
   readonly numCachedTokens: number;
 }
 
+/** One finished completion. */
+export interface CompletionOutput {
+  readonly index: number;
+  readonly text: string;
+  readonly tokenIds: readonly number[];
+  readonly logprobs: readonly TokenLogprob[] | null;
+  readonly finishReason: FinishReason;
+  readonly stopReason: string | number | null;
+}
+
+/** A finished request: its prompt and all its completions, by index. */
+export interface RequestOutput {
+  readonly requestId: string;
+  /** null when the prompt was given as ids. */
+  readonly prompt: string | null;
+  readonly promptTokenIds: readonly number[];
+  readonly outputs: readonly CompletionOutput[];
+  /** Prompt tokens found in the prefix cache (of the first completion). */
+  readonly numCachedTokens: number;
+}
+
 /** Counters and gauges for `/metrics` and benchmarks; plain numbers, read at any time. */
 export interface EngineStats {
   readonly numRunning: number;
