@@ -6,7 +6,7 @@
 import { CompileError, invariant } from "../errors.ts";
 import { inferType, TypeRuleError } from "./infer.ts";
 import type { Attrs, InputName, Node, NodeOf, Operands, OpName, RopeStyle } from "./ops.ts";
-import { callerLine, mergeOrigins, type Origin, printOrigins } from "./origin.ts";
+import { type Origin, originHere, printOrigins } from "./origin.ts";
 import type { Dim, DType, SymbolName, SymDim, TensorType } from "./tensor-type.ts";
 
 /** The largest step an engine will run; bounds the symbols. */
@@ -60,7 +60,7 @@ export class Graph {
     for (const operand of operands) {
       invariant(this.originTable.has(operand), `an operand of ${op} belongs to another graph`);
     }
-    const origins = this.inherited ?? [{ path: this.path, source: callerLine(this.add) }];
+    const origins = this.inherited ?? [originHere(this.path, this.add)];
     const node = Object.freeze({
       op,
       attrs: Object.freeze({ ...attrs }),
@@ -175,7 +175,7 @@ export class Graph {
   /** Runs `body`; nodes it makes have these origins. */
   withOrigins<R>(origins: readonly Origin[], body: () => R): R {
     const outer = this.inherited;
-    this.inherited = mergeOrigins([origins]);
+    this.inherited = origins;
     try {
       return body();
     } finally {

@@ -195,12 +195,28 @@ const meaning: { readonly [K in OpName]: (node: NodeOf<K>, c: Context) => Value 
   },
   linear({ operands: [x, w] }, { f32, shape }) {
     const [n, k] = shape(w) as [number, number];
-    const [xs, ws] = [f32(x), f32(w)];
+    const xs = f32(x);
     const rows = xs.length / k;
     const out = new Float32Array(rows * n);
     for (let col = 0; col < n; col++) {
-      const weight = ws.subarray(col * k, (col + 1) * k);
-      for (let row = 0; row < rows; row++) {
+      const weight = f32(w).subarray(col * k, (col + 1) * k);
+      let row = 0;
+      // Four rows at a time only saves reading the weights again: each sum runs in the same order.
+      for (; row + 4 <= rows; row += 4) {
+        let [s0, s1, s2, s3] = [0, 0, 0, 0];
+        for (let i = 0, at = row * k; i < k; i++, at++) {
+          const v = weight[i]!;
+          s0 += xs[at]! * v;
+          s1 += xs[at + k]! * v;
+          s2 += xs[at + 2 * k]! * v;
+          s3 += xs[at + 3 * k]! * v;
+        }
+        out[row * n + col] = s0;
+        out[(row + 1) * n + col] = s1;
+        out[(row + 2) * n + col] = s2;
+        out[(row + 3) * n + col] = s3;
+      }
+      for (; row < rows; row++) {
         let sum = 0;
         for (let i = 0, at = row * k; i < k; i++, at++) sum += xs[at]! * weight[i]!;
         out[row * n + col] = sum;
@@ -280,21 +296,21 @@ const meaning: { readonly [K in OpName]: (node: NodeOf<K>, c: Context) => Value 
       for (let h = 0; h < numHeads; h++) {
         const query = queries.subarray((t * numHeads + h) * headDim, (t * numHeads + h + 1) * headDim);
         const kvAt = Math.floor(h / (numHeads / numKvHeads)) * headDim;
+        let max = Number.NEGATIVE_INFINITY;
         const scores = slots.map((slot) => {
           let sum = 0;
-          for (let d = 0; d < headDim; d++) sum += query[d]! * state.k[slot * width + kvAt + d]!;
+          for (let d = 0, at = slot * width + kvAt; d < headDim; d++, at++) sum += query[d]! * state.k[at]!;
+          max = Math.max(max, sum * scale);
           return sum * scale;
         });
-        const max = scores.reduce((a, b) => Math.max(a, b));
-        const weights = scores.map((s) => Math.exp(s - max));
-        const total = weights.reduce((a, b) => a + b);
-        for (let d = 0; d < headDim; d++) {
-          let sum = 0;
-          slots.forEach((slot, i) => {
-            sum += weights[i]! * state.v[slot * width + kvAt + d]!;
-          });
-          out[(t * numHeads + h) * headDim + d] = sum / total;
+        const mixed = new Float64Array(headDim);
+        let total = 0;
+        for (const [i, score] of scores.entries()) {
+          const weight = Math.exp(score - max);
+          total += weight;
+          for (let d = 0, at = slots[i]! * width + kvAt; d < headDim; d++, at++) mixed[d]! += weight * state.v[at]!;
         }
+        for (let d = 0; d < headDim; d++) out[(t * numHeads + h) * headDim + d] = mixed[d]! / total;
       }
     });
     return out;

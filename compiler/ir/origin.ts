@@ -12,14 +12,26 @@ export interface Origin {
 }
 
 /**
- * The line that called into the graph: the first frame above `below` that is no method of `Graph`.
- * A bundled file needs source maps enabled to name the original line.
+ * The origin of a node made at `path`: its source line is the first frame outside `below` and the methods of `Graph`.
+ * The frame is read when it is asked for, since formatting a stack costs more than building the node. A bundled file needs source
+ * maps enabled to name the original line.
  */
-export function callerLine(below: (...args: never[]) => unknown): string | null {
+export function originHere(path: string, below: (...args: never[]) => unknown): Origin {
   const holder: { stack?: string } = {};
   Error.captureStackTrace(holder, below);
-  const frames = holder.stack?.split("\n").slice(1) ?? [];
-  const frame = frames.find((line) => !/^\s*at (Graph\.|new Graph )/.test(line));
+  return {
+    path,
+    get source() {
+      return callerLine(holder.stack ?? "");
+    },
+  };
+}
+
+function callerLine(stack: string): string | null {
+  const frame = stack
+    .split("\n")
+    .slice(1)
+    .find((line) => !/^\s*at (Graph\.|new Graph )/.test(line));
   const place = frame && /\(?([^()\s]+):(\d+):\d+\)?$/.exec(frame);
   if (!place) return null;
   const file = place[1]!.replace(/\?.*$/, "").split(/[\\/]/).slice(-2).join("/");
@@ -34,9 +46,5 @@ export function printOrigins(origins: readonly Origin[]): string {
   return `${paths.join(" + ")}${sources.length > 0 ? ` (${sources.join(", ")})` : ""}`;
 }
 
-/** Both lists, each origin once, in order. */
-export function mergeOrigins(lists: readonly (readonly Origin[])[]): readonly Origin[] {
-  const seen = new Map<string, Origin>();
-  for (const origin of lists.flat()) seen.set(`${origin.path}\0${origin.source}`, origin);
-  return [...seen.values()];
-}
+/** All of these origins, each once, in order. */
+export const mergeOrigins = (lists: readonly (readonly Origin[])[]): readonly Origin[] => [...new Set(lists.flat())];

@@ -80,6 +80,18 @@ describe("fuse-projections", () => {
     `);
   });
 
+  it("leaves a bias behind its slice when the product without it is read too", () => {
+    const text = fused((g, x, w) => {
+      const a = g.linear(x, w("wa", 6, 4));
+      g.tap("product", a);
+      g.tap("a", g.plus(a, w("ba", 6)));
+      g.tap("b", g.plus(g.linear(x, w("wb", 2, 4)), w("bb", 2)));
+    });
+    expect(text.match(/= linear/g)).toHaveLength(1);
+    expect(text.match(/= concat/g)).toHaveLength(1);
+    expect(text.match(/= add %\d+ %\d+ : f32\(T, [26]\)/g)).toHaveLength(2);
+  });
+
   it("puts gate before up whichever was built first, and leaves their biases behind the slices", () => {
     const text = fused((g, x, w) => {
       const up = g.plus(g.linear(x, w("up", 6, 4)), w("up.bias", 6));
