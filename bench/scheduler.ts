@@ -2,8 +2,9 @@
  * Host time of a decode step: what the engine loop does on the JavaScript thread between two device steps, without any device.
  *
  * Run: npx esbuild bench/scheduler.ts --bundle --platform=node --format=esm | node --input-type=module -
- * Prints microseconds per step, median and 99th percentile, for scheduling + batch building, for taking the results (tokens appended,
- * text, stop checks, deltas read by clients), and their sum. The tokenizer is a table lookup: detokenization proper is not in it.
+ * Prints microseconds per decode step, median and 99th percentile: "host" is what the engine counts (scheduling, batch, waking up, tokens
+ * appended, text, stop checks); "with clients" is the whole turn, in which one client per sequence also reads its news. The tokenizer
+ * is a table lookup: detokenization proper is not in it.
  */
 
 import { AsyncEngine } from "../runtime/async-engine.ts";

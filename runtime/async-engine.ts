@@ -219,11 +219,11 @@ export class AsyncEngine {
       const decoder = this.#tokenizer.stream({ skipSpecialTokens: params.skipSpecialTokens });
       return new Completion({ index, sequence, params, maxTokens, eosTokenIds, stream: decoder });
     });
-    this.#promptTokens += promptTokenIds.length;
     if (signal?.aborted) {
       for (const completion of completions) completion.abort();
       return completions;
     }
+    this.#promptTokens += promptTokenIds.length;
     const active: ActiveRequest = { request, completions, stream, onAbort: () => this.#abort(stream) };
     signal?.addEventListener("abort", active.onAbort, { once: true });
     this.#active.set(stream, active);
@@ -278,13 +278,11 @@ export class AsyncEngine {
         const step = this.#schedule();
         const batch = this.#builder.build(step);
         const taps = step.isForward ? this.#forwards.get(step.seqs[0]!)!.taps : undefined;
-        const launched = performance.now();
         const result = await this.#device.step(batch, taps);
-        const returned = performance.now();
         if (step.isForward) this.#takeForward(step, result);
         else this.#takeTokens(step, result);
         this.#deviceMs += result.ms;
-        this.#hostMs += launched - began + (performance.now() - returned);
+        this.#hostMs += performance.now() - began - result.ms; // waking up included: nothing hides it
       }
     } catch (error) {
       this.#fail(error);

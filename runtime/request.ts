@@ -68,7 +68,7 @@ export interface EngineStats {
   readonly prefixCacheHits: number; // tokens
   readonly numPreemptions: number;
   readonly steps: number;
-  /** Milliseconds of host work (scheduling, batch building, post-processing) and of device work, summed. */
+  /** Milliseconds of steps, summed: the device's, and the rest (scheduling, batch building, checks, waking up, post-processing). */
   readonly hostMs: number;
   readonly deviceMs: number;
 }
