@@ -74,13 +74,14 @@ export function readModelFacts(
     );
   }
   const numHeads = fields.num_attention_heads;
-  const numKvHeads = fields.num_key_value_heads ?? defaults.numKvHeads ?? numHeads;
+  // An explicit null means "as many as", an absent field the family's default.
+  const numKvHeads = (fields.num_key_value_heads === undefined ? defaults.numKvHeads : fields.num_key_value_heads) ?? numHeads;
   if (numHeads % numKvHeads !== 0) {
     throw new CompileError(
       `config.json: num_attention_heads: expected a multiple of num_key_value_heads (${numKvHeads}); found ${numHeads}`,
     );
   }
-  const headDim = fields.head_dim ?? defaults.headDim ?? fields.hidden_size / numHeads;
+  const headDim = (fields.head_dim === undefined ? defaults.headDim : fields.head_dim) ?? fields.hidden_size / numHeads;
   if (!Number.isInteger(headDim)) {
     throw new CompileError(
       `config.json: hidden_size: expected a multiple of num_attention_heads (${numHeads}) where head_dim is absent; found ${fields.hidden_size}`,

@@ -39,19 +39,18 @@ export interface RopeConfig {
 }
 
 const positive = z.number().positive();
+const theta = z.number().gt(1).max(1e15);
 const factor = z
   .number()
   .min(1)
   .max(2 ** 16);
-const positions = z
-  .int()
-  .min(1)
-  .max(2 ** 26);
+const MOST_POSITIONS = 2 ** 26;
+const positions = z.int().min(1).max(MOST_POSITIONS);
 
 const scalingFields = z.object({
   rope_type: z.string().nullish(),
   type: z.string().nullish(),
-  rope_theta: positive.nullish(),
+  rope_theta: theta.nullish(),
   partial_rotary_factor: z.number().positive().max(1).nullish(),
 });
 
@@ -96,6 +95,11 @@ const readers: Readonly<Record<RopeScaling["type"], (json: unknown, at: string, 
     const fields = readFields(json, yarnFields, at);
     const original = fields.original_max_position_embeddings ?? maxPositions;
     const scale = fields.factor ?? maxPositions / original;
+    if (original * scale > MOST_POSITIONS) {
+      throw new CompileError(
+        `config.json: ${at}.factor: expected at most ${MOST_POSITIONS} positions; found ${original} · ${scale}`,
+      );
+    }
     const mscale = (m: number) => (scale <= 1 ? 1 : 0.1 * m * Math.log(scale) + 1);
     const ratio = fields.mscale && fields.mscale_all_dim ? mscale(fields.mscale) / mscale(fields.mscale_all_dim) : mscale(1);
     return {
@@ -116,7 +120,7 @@ export const ROPE_TYPES: readonly string[] = Object.keys(readers);
 const ropeFields = z.object({
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  rope_theta: positive.nullish(),
+  rope_theta: theta.nullish(),
   partial_rotary_factor: z.number().positive().max(1).nullish(),
   max_position_embeddings: positions,
 });
@@ -139,8 +143,12 @@ export function readRope(json: unknown, headDim: number, style: RopeStyle): Rope
   if (dim < 2 || dim % 2 !== 0) {
     throw new CompileError(`config.json: head_dim: expected an even number of rotated elements; found ${dim} of ${headDim}`);
   }
-  const theta = common.rope_theta ?? fields.rope_theta ?? 10000;
-  return { theta, dim, style, scaling: reader(parameters, at, fields.max_position_embeddings) };
+  return {
+    theta: common.rope_theta ?? fields.rope_theta ?? 10000,
+    dim,
+    style,
+    scaling: reader(parameters, at, fields.max_position_embeddings),
+  };
 }
 
 /** Positions a model reaches: YaRN stretches its trained context by `factor`, whatever `max_position_embeddings` was left at. */

@@ -32,7 +32,10 @@ export function a<K extends OpName, N extends string>(op: K, capture: N): Patter
 }
 
 /** A node of one op over matching operands; those of a commutative op match in either order. */
-export function op<K extends OpName, const P extends OperandPatterns<Operands<K>>>(name: K, operands: P): Pattern<CapturesOfAll<P>>;
+export function op<K extends OpName, const P extends OperandPatterns<Operands<K>>>(
+  name: K,
+  operands: P,
+): Pattern<CapturesOfAll<P>>;
 export function op<K extends OpName, const P extends OperandPatterns<Operands<K>>, N extends string>(
   name: K,
   operands: P,

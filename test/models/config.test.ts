@@ -38,6 +38,10 @@ describe("config.json", () => {
       rmsNormEps: 1e-6,
       rope: { theta: 10000, dim: 16, style: "half", scaling: { type: "default" } },
     });
+    expect(qwen2.readConfig({ ...json, num_key_value_heads: null, head_dim: null })).toMatchObject({
+      numKvHeads: 4,
+      headDim: 16,
+    });
     expect(qwen3.readConfig(json)).toMatchObject({ headDim: 128, qkNorm: true, bosTokenId: null, eosTokenIds: [] });
     expect(mistral.readConfig(json).windows).toEqual([4096, 4096, 4096]);
     expect(mistral.readConfig({ ...json, sliding_window: null }).windows).toEqual([null, null, null]);
@@ -94,6 +98,11 @@ describe("config.json", () => {
     [{ rope_parameters: { rope_type: "constructor" } }, /rope_parameters\.rope_type: expected one of .*; found "constructor"/],
     [{ rope_scaling: { type: "linear" } }, /config\.json: rope_scaling\.factor: .*found nothing/],
     [{ rope_scaling: { type: "linear", factor: -2 } }, /config\.json: rope_scaling\.factor: .*found -2/],
+    [{ rope_theta: 1 }, /config\.json: rope_theta: .*found 1/],
+    [
+      { rope_scaling: { type: "yarn", factor: 60000, original_max_position_embeddings: 100000 } },
+      /rope_scaling\.factor: expected at most 67108864 positions; found 100000 · 60000/,
+    ],
     [{ head_dim: 15 }, /head_dim: expected an even number of rotated elements; found 15 of 15/],
   ])("%j is refused by name, with what was found", (change, message) => {
     expect(() => llama.readConfig({ ...json, ...change })).toThrow(message);
