@@ -6,6 +6,7 @@
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { EngineError } from "./errors.ts";
 
@@ -94,7 +95,9 @@ export interface NativeAddon {
 export function loadNative(file?: string): NativeAddon {
   // Sources stand in runtime/, the bundle in dist/: the addon is beside the one, a folder over from the other.
   const candidates =
-    file === undefined ? ["../dist/ingot.node", "./ingot.node"].map((p) => fileURLToPath(new URL(p, import.meta.url))) : [file];
+    file === undefined
+      ? ["../dist/ingot.node", "./ingot.node"].map((p) => fileURLToPath(new URL(p, import.meta.url)))
+      : [resolve(file)];
   const found = candidates.find((candidate) => existsSync(candidate));
   if (found === undefined)
     throw new EngineError(`the native addon is missing (${candidates[0]}): run \`npm run build\` in the package`);

@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, it } from "vitest";
-import { loadNative, type NativeArg, type NativeExecutor, type NativeStep, type StepTypedArray } from "../../runtime/native.ts";
-import { compileKernels, executorOptions, testKernels, weightsFile } from "./kernel-library.ts";
+import type { NativeArg, NativeExecutor, NativeStep, StepTypedArray } from "../../runtime/native.ts";
+import { compileKernels, executorOptions, testAddon, testKernels, weightsFile } from "./kernel-library.ts";
 
-const native = loadNative();
+const native = testAddon();
 const executors: NativeExecutor[] = [];
 
 function create(changes: Parameters<typeof executorOptions>[0]): NativeExecutor {

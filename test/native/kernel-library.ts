@@ -10,13 +10,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { STEP_ARRAYS } from "../../runtime/manifest.ts";
-import type { ExecutorOptions } from "../../runtime/native.ts";
+import { type ExecutorOptions, loadNative, type NativeAddon } from "../../runtime/native.ts";
 
 const folder = join(tmpdir(), "ingot-test-kernels");
 
+/** The addon under test: the product's, or the instrumented one. */
+export const testAddon = (): NativeAddon => loadNative(process.env.INGOT_TEST_ADDON);
+
 /** Path of the shared library built from `source` (C++ text) with `flags`. Throws with the compiler's output. */
 export function compileKernels(name: string, source: string, flags: readonly string[] = []): string {
-  const args = ["-std=c++17", "-O3", "-fPIC", "-shared", ...flags];
+  // .scripts/sanitize.mjs adds instrumentation; the compiler must not find itself preloaded with the sanitizer.
+  const { LD_PRELOAD: _, INGOT_TEST_CXXFLAGS: extra = "", ...env } = process.env;
+  const args = ["-std=c++17", "-O3", "-fPIC", "-shared", ...flags, ...extra.split(" ").filter(Boolean)];
   const hash = createHash("sha256")
     .update(JSON.stringify([source, args]))
     .digest("hex")
@@ -27,7 +32,7 @@ export function compileKernels(name: string, source: string, flags: readonly str
   const file = join(folder, `${name}-${hash}-${process.pid}.cpp`);
   writeFileSync(file, source);
   const partial = `${file}.so`;
-  const result = spawnSync(process.env.CXX ?? "c++", [...args, "-o", partial, file], { encoding: "utf8" });
+  const result = spawnSync(process.env.CXX ?? "c++", [...args, "-o", partial, file], { encoding: "utf8", env });
   if (result.status !== 0) throw new Error(`${name} does not compile: ${result.stderr}`);
   renameSync(partial, library);
   return library;

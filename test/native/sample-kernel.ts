@@ -2,8 +2,8 @@
 import { readFileSync } from "node:fs";
 import nunjucks from "nunjucks";
 import { MAX_LOGPROBS, SAMPLE_FLOATS, SAMPLE_FLOATS_WIDTH, SAMPLE_INTS, SAMPLE_INTS_WIDTH } from "../../runtime/batch.ts";
-import { loadNative, type NativeExecutor } from "../../runtime/native.ts";
-import { compileKernels, executorOptions } from "./kernel-library.ts";
+import type { NativeExecutor } from "../../runtime/native.ts";
+import { compileKernels, executorOptions, testAddon } from "./kernel-library.ts";
 import type { Row } from "./reference-sampler.ts";
 
 const template = readFileSync(new URL("../../templates/sample.cpu.njk", import.meta.url), "utf8");
@@ -31,7 +31,7 @@ export class SampleKernel {
     const abi = 'extern "C" const uint32_t ingot_abi;\nconst uint32_t ingot_abi = 1;\n';
     const source = environment.renderString(template, { name: "sample", vocab }) + abi;
     const padded = Math.ceil(vocab / 16) * 16;
-    this.executor = loadNative().createExecutor(
+    this.executor = testAddon().createExecutor(
       executorOptions({
         library: compileKernels(`sample-${vocab}`, source, flags),
         scratchBytes: 12 * padded + 8 * Math.ceil(padded / 1024) + 4 * Math.ceil(vocab / 64),

@@ -5,12 +5,13 @@ import type { Batch } from "../../../runtime/batch.ts";
 import { Engine, type EngineOptions } from "../../../runtime/engine.ts";
 import { EngineError, InternalError, ManifestError } from "../../../runtime/errors.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
-import { loadNative, type NativeAddon } from "../../../runtime/native.ts";
+import type { NativeAddon } from "../../../runtime/native.ts";
+import { testAddon } from "../../native/kernel-library.ts";
 import { promptBatch, tableRow, VOCAB, writeEchoEngine } from "./echo-engine.ts";
 
 const engines: Engine[] = [];
 function load(folder: string, options: EngineOptions = {}): Engine {
-  const engine = Engine.load(folder, { threads: 3, ...options });
+  const engine = Engine.load(folder, { threads: 3, native: testAddon(), ...options });
   engines.push(engine);
   return engine;
 }
@@ -105,7 +106,7 @@ describe("an engine", () => {
 
 /** The real addon with other facts about the machine. */
 function pretend(facts: { availableBytes?: number; features?: string[] }): NativeAddon {
-  const native = loadNative();
+  const native = testAddon();
   return {
     ...native,
     cpuFacts: () => ({
