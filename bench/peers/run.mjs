@@ -20,10 +20,10 @@ const HELP = `node bench/peers/run.mjs --engine DIR [options]
   --cells A,B        ${CELLS.map((c) => c.name).join(", ")} (default: all)
   --pairs N          pairs per cell (default 9)
   --threads N        for both sides (default: the usable cores)
-  --quiet-timeout S  seconds to wait for a quiet machine before each pair; a pair that is not quiet is dropped (default 120)
+  --quiet-timeout S  seconds to wait for a quiet machine before each pair; a pair is dropped when there is none (default 120)
   --no-gate          measure at once and keep every pair: for trying out, not for claims
   --no-mmap          node-llama-cpp reads its weights into memory instead of mapping the file
-  --output FILE      result file (default: bench/results/<date>-qwen3-0.6b-<cores>x<arch>.json)
+  --output FILE      result file (default: bench/results/<date>-qwen3-0.6b-<arch>-<threads>t.json)
 `;
 
 const { values: options } = parseArgs({
@@ -64,34 +64,51 @@ async function sample(side, cell, prompts) {
 }
 
 /** Why a pair is no evidence, or null. */
-function whyDropped(pair) {
-  if (!pair.gate.quiet) return "the machine was not quiet before";
-  const others = Math.max(...pair.samples.map((s) => s.load?.others ?? 0));
+function whyDropped(samples, { before, after }) {
+  const others = Math.max(...samples.map((s) => s.load?.others ?? 0));
   if (others > 0.05) return `others used ${(100 * others).toFixed(0)} % of the CPUs meanwhile`;
-  const { before, after } = pair.probes;
   const drift = Math.abs(after.readGBs / before.readGBs - 1);
   if (drift > 0.1) return `read bandwidth moved by ${(100 * drift).toFixed(0)} %`;
   return null;
 }
 
+async function measurePair(cell, index, sides, { addon, threads, gated, costs, gate }) {
+  const order = index % 2 === 0 ? sides : [...sides].reverse();
+  const prompts = promptsOf(cell, index + 1, QWEN3_0_6B);
+  const before = probe(addon, threads, costs.weightBytes);
+  const samples = [];
+  for (const side of order) samples.push({ side: side.name, ...(await sample(side, cell, prompts)) });
+  const probes = { before, after: probe(addon, threads, costs.weightBytes) };
+  return { gate, probes, samples, dropped: gated ? whyDropped(samples, probes) : null };
+}
+
 async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, costs }) {
   const settings = {};
+  if (gated) await awaitQuiet(quietTimeoutS);
   for (const side of sides) {
     settings[side.name] = await side.worker.call("tune", { cell, threads, prompts: promptsOf(cell, 0, QWEN3_0_6B) });
   }
   const done = [];
-  for (let i = 0; i < pairs; i++) {
+  // A dropped pair is taken again, as long as fewer were dropped than asked for.
+  for (let i = 0; i < 2 * pairs && done.filter((p) => p.dropped === null).length < pairs; i++) {
     const gate = gated ? await awaitQuiet(quietTimeoutS) : { quiet: true, load: null };
-    const order = i % 2 === 0 ? sides : [...sides].reverse();
-    const before = probe(addon, threads, costs.weightBytes);
-    const prompts = promptsOf(cell, i + 1, QWEN3_0_6B);
-    const samples = [];
-    for (const side of order) samples.push({ side: side.name, ...(await sample(side, cell, prompts)) });
-    const pair = { gate, probes: { before, after: probe(addon, threads, costs.weightBytes) }, samples };
-    pair.dropped = gated ? whyDropped(pair) : null;
-    done.push(pair);
-    const speeds = samples.map((s) => `${s.side} ${s.tokensPerSecond.toFixed(1)} tok/s`).join(", ");
-    note(`${cell.name} ${i + 1}/${pairs}: ${speeds}${pair.dropped === null ? "" : `; dropped: ${pair.dropped}`}`);
+    if (!gate.quiet) {
+      const others = (100 * gate.load.others).toFixed(0);
+      const steal = (100 * gate.load.steal).toFixed(1);
+      done.push({
+        gate,
+        probes: null,
+        samples: [],
+        dropped: `not quiet: others use ${others} % of the CPUs, steal is ${steal} %`,
+      });
+    } else {
+      done.push(await measurePair(cell, i, sides, { addon, threads, gated, costs, gate }));
+    }
+    const { samples, dropped } = done.at(-1);
+    const speeds = samples.map((s) => `${s.side} ${s.tokensPerSecond.toFixed(1)} tok/s`);
+    const kept = done.filter((p) => p.dropped === null).length;
+    const verdict = dropped === null ? `kept, ${kept} of ${pairs}` : `dropped: ${dropped}`;
+    note([`${cell.name}, pair ${i + 1}`, ...speeds, verdict].join("; "));
   }
   return { ...summarizeCell(cell, done, costs), settings, pairs: done };
 }
@@ -150,8 +167,13 @@ async function main() {
   }
 }
 
-function defaultName({ date, machine, model }) {
-  return `${date.slice(0, 10)}-${model.name}-${machine.cores}x${machine.arch}.json`;
+function defaultName({ date, machine, model, protocol }) {
+  return `${date.slice(0, 16).replace(":", "")}-${model.name}-${machine.arch}-${protocol.threads}t.json`;
 }
 
-await main();
+try {
+  await main();
+} catch (error) {
+  console.error(`error: ${error.message}`);
+  process.exitCode = 1;
+}
