@@ -1,0 +1,202 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import {
+  copyModelFiles,
+  isUpToDate,
+  writeKernelSources,
+  writeManifest,
+  writePackage,
+} from "../../../compiler/engine/contents.ts";
+import { assembleManifest, engineName, evaluateRpn, printJson, printManifest } from "../../../compiler/engine/manifest.ts";
+import { CompileError, InternalError } from "../../../compiler/errors.ts";
+import { planWeights } from "../../../compiler/weights/layout.ts";
+import type { Manifest } from "../../../runtime/manifest.ts";
+import { parseManifest } from "../../../runtime/manifest-validator.ts";
+import { sampleManifest } from "../../runtime/manifest-sample.ts";
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "ingot-contents-"));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+describe("a manifest", () => {
+  it("assembled from parts predicts what a step reads and computes", () => {
+    const { format, weights, predicted, ...parts } = sampleManifest();
+    const weightsPlan = planWeights([
+      { name: "embed", sources: [{ name: "e", shape: [500, 64] }], dtype: "bf16", layout: "rows", ways: 1 },
+      { name: "head", sources: [{ name: "h", shape: [500, 64] }], dtype: "bf16", layout: "panel16", ways: 1 },
+      { name: "norm", sources: [{ name: "n", shape: [64] }], dtype: "f32", layout: "rows", ways: 1 },
+      {
+        name: "gate_up",
+        sources: [
+          { name: "g", shape: [20, 24] },
+          { name: "u", shape: [20, 24] },
+        ],
+        dtype: "bf16",
+        layout: "panel16",
+        ways: 2,
+      },
+    ]);
+    const manifest = assembleManifest({ ...parts, weightsPlan, packed: { bytes: weightsPlan.bytes, sha256: weights.sha256 } });
+    expect(manifest.weights.tensors.map((t) => t.name)).toEqual(["embed", "head", "norm", "gate_up"]);
+    expect(manifest.predicted).toEqual({
+      weightBytesPerStep: 65536 + 256 + 4096, // not the embedding, of which a step reads single rows
+      kvBytesPerToken: (4096 * 2) / 32,
+      flopsPerToken: 4096,
+      memoryBytes: { weights: 65536 + 65536 + 4096 + 4096, arena: 114688 },
+    });
+    expect(parseManifest(printManifest(manifest), "m")).toEqual(manifest);
+  });
+
+  it("prints the same bytes whatever order its fields were made in", () => {
+    const reversed = (value: unknown): unknown =>
+      Array.isArray(value)
+        ? value.map(reversed)
+        : typeof value === "object" && value !== null
+          ? Object.fromEntries(
+              Object.entries(value)
+                .reverse()
+                .map(([k, v]) => [k, reversed(v)]),
+            )
+          : value;
+    const text = printManifest(sampleManifest());
+    expect(printManifest(reversed(sampleManifest()) as Manifest)).toBe(text);
+    expect(text.endsWith("}\n")).toBe(true);
+    expect(text.split("\n").slice(0, 2)).toEqual(["{", '  "format": 1,']);
+    expect(JSON.parse(text)).toEqual(sampleManifest());
+  });
+
+  it("that the runtime would refuse is our mistake", () => {
+    expect(() => printManifest({ ...sampleManifest(), arena: { bytes: 0, buffers: sampleManifest().arena.buffers } })).toThrow(
+      InternalError,
+    );
+  });
+
+  it("evaluates expressions, and refuses others", () => {
+    const symbols = { T: 33, B: 2, S: 3, P: 4 };
+    expect(evaluateRpn(["T", 16, "ceildiv", 8, "mul"], symbols)).toBe(24);
+    expect(evaluateRpn(["B", "P", "mul", "S", "add"], symbols)).toBe(11);
+    expect(() => evaluateRpn(["T", "mul"], symbols)).toThrow("is not an expression that leaves one value");
+  });
+
+  it("has a name that files and packages can have", () => {
+    expect(engineName("Qwen3 0.6B (Chat)")).toBe("Qwen3-0.6B-Chat");
+    expect(engineName("../..")).toBe("model");
+    expect(engineName("modèle")).toBe("mode-le");
+  });
+
+  it("breaks long lists only", () => {
+    expect(printJson({ a: [1, 2], b: "x".repeat(120) }, "")).toBe(`{\n  "a": [1,2],\n  "b": "${"x".repeat(120)}"\n}`);
+  });
+});
+
+describe("the contents of an engine", () => {
+  it("carry tokenizer, template, configuration and terms byte for byte, and no more", async () => {
+    const model = join(folder, "model");
+    mkdirSync(join(model, "original"), { recursive: true });
+    mkdirSync(join(folder, "engine"));
+    const names = [
+      "LICENSE",
+      "chat_template.jinja",
+      "config.json",
+      "generation_config.json",
+      "tokenizer.json",
+      "tokenizer_config.json",
+    ];
+    for (const name of [...names, "model.safetensors", "README.md", ".env"]) {
+      writeFileSync(join(model, name), `${name}\r\n\u{1f600}`);
+    }
+    expect(await copyModelFiles(model, join(folder, "engine"))).toEqual(names);
+    expect(readdirSync(join(folder, "engine")).sort()).toEqual(names);
+    for (const name of names) expect(readFileSync(join(folder, "engine", name))).toEqual(readFileSync(join(model, name)));
+  });
+
+  it("do not wait for a device that poses as a tokenizer", async () => {
+    execFileSync("mkfifo", [join(folder, "tokenizer.json")]);
+    await expect(copyModelFiles(folder, folder)).rejects.toThrow(CompileError);
+    await expect(copyModelFiles(folder, folder)).rejects.toThrow(
+      /tokenizer\.json: expected a file of at most 268435456 bytes, found a device/,
+    );
+  });
+
+  it("keep kernel sources by name, and no name leaves the folder", async () => {
+    await writeKernelSources(
+      folder,
+      new Map([
+        ["rms_norm_64.cpp", "// a\n"],
+        ["prelude.cpu.h", "// b\n"],
+      ]),
+    );
+    expect(readdirSync(join(folder, "kernels")).sort()).toEqual(["prelude.cpu.h", "rms_norm_64.cpp"]);
+    await expect(writeKernelSources(folder, new Map([["../x.cpp", ""]]))).rejects.toThrow(InternalError);
+  });
+
+  it("are an npm package that builds where it is installed", async () => {
+    await writePackage(folder, { ...sampleManifest(), name: "Qwen3-0.6B" });
+    expect(readFileSync(join(folder, "package.json"), "utf8")).toMatchInlineSnapshot(`
+      "{
+        "name": "ingot-engine-qwen3-0.6b",
+        "version": "1.0.0",
+        "private": false,
+        "description": "Qwen3-0.6B (Qwen3ForCausalLM) compiled by ingot for cpu:avx512-amx",
+        "type": "module",
+        "scripts": {"install":"ingot build ."},
+        "peerDependencies": {"ingot":"^0.1.0"}
+      }
+      "
+    `);
+  });
+});
+
+describe("an engine is up to date", () => {
+  const manifest = sampleManifest();
+  async function writeAll(): Promise<void> {
+    await writeKernelSources(folder, new Map(manifest.kernels.map((k) => [`${k.name}.cpp`, ""])));
+    mkdirSync(join(folder, "build"));
+    writeFileSync(join(folder, "build", "kernels.so"), "");
+    writeFileSync(join(folder, "weights.bin"), "");
+    truncateSync(join(folder, "weights.bin"), manifest.weights.bytes);
+    await writeManifest(folder, manifest);
+  }
+
+  it("when nothing it was made from has changed", async () => {
+    await writeAll();
+    expect(readdirSync(folder).sort()).toEqual(["build", "kernels", "manifest.json", "weights.bin"]);
+    expect(isUpToDate(folder, manifest)).toBe(true);
+    const options = Object.fromEntries(Object.entries(manifest.provenance.options).reverse());
+    expect(isUpToDate(folder, { ...manifest, provenance: { ...manifest.provenance, options } })).toBe(true);
+  });
+
+  it("not with another checkpoint, compiler, option, target or name", async () => {
+    await writeAll();
+    const { provenance } = manifest;
+    for (const other of [
+      { ...manifest, name: "other" },
+      { ...manifest, target: "cpu:avx2" },
+      { ...manifest, provenance: { ...provenance, compiler: "ingot 0.1.1" } },
+      { ...manifest, provenance: { ...provenance, checkpoint: "cd".repeat(32) } },
+      { ...manifest, provenance: { ...provenance, options: { ...provenance.options, seed: 8 } } },
+      { ...manifest, provenance: { ...provenance, options: { ...provenance.options, extra: true } } },
+    ]) {
+      expect(isUpToDate(folder, other)).toBe(false);
+    }
+  });
+
+  it("not when a part is missing, short or damaged", async () => {
+    expect(isUpToDate(folder, manifest)).toBe(false);
+    await writeAll();
+    truncateSync(join(folder, "weights.bin"), manifest.weights.bytes - 1);
+    expect(isUpToDate(folder, manifest)).toBe(false);
+    truncateSync(join(folder, "weights.bin"), manifest.weights.bytes);
+    expect(isUpToDate(folder, manifest)).toBe(true);
+    rmSync(join(folder, "kernels", "embedding_bf16_64.cpp"));
+    expect(isUpToDate(folder, manifest)).toBe(false);
+    await writeKernelSources(folder, new Map([["embedding_bf16_64.cpp", ""]]));
+    writeFileSync(join(folder, "manifest.json"), "{");
+    expect(isUpToDate(folder, manifest)).toBe(false);
+  });
+});
