@@ -12,6 +12,7 @@ import {
   SAMPLE_INTS_WIDTH,
   type StepResult,
 } from "../../runtime/batch.ts";
+import { checkBatch } from "../../runtime/batch-check.ts";
 
 export interface FakeDeviceOptions {
   readonly blockSize?: number;
@@ -93,6 +94,7 @@ export class FakeDevice implements Device {
   /** The step itself, at once. */
   run(batch: Batch, taps: readonly string[] = []): StepResult {
     const step = ++this.#steps;
+    checkBatch(batch, this); // what a real engine insists on
     this.#check(batch);
     const { tokenIds, positions, seqIds } = batch;
     const T = tokenIds.length;
