@@ -113,6 +113,15 @@ async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTim
   return { ...summarizeCell(cell, done, costs), settings, pairs: done };
 }
 
+/** Both sides must read the same weights; norms and tables may add a little. */
+function checkEngine({ engine, dtype, weightBytes }, costs) {
+  if (dtype === "bfloat16" && Math.abs(weightBytes / costs.weightBytes - 1) < 0.01) return;
+  throw new Error(
+    `engine ${engine} reads ${weightBytes} bytes of weights a step in ${dtype}, the comparison needs ${costs.weightBytes} in bfloat16: ` +
+      "compile qwen3-0.6b with --weights random",
+  );
+}
+
 async function main() {
   if (options.help) return console.log(HELP);
   if (options.engine === undefined && !options["peer-only"]) usage("--engine DIR or --peer-only is needed");
@@ -131,7 +140,9 @@ async function main() {
     if (!options["peer-only"]) {
       const worker = new Worker("ingot", "worker-ours.mjs");
       sides.push({ name: "ingot", worker, facts: null });
-      sides.at(-1).facts = await worker.call("load", { engine: resolve(options.engine), threads });
+      const facts = await worker.call("load", { engine: resolve(options.engine), threads });
+      checkEngine(facts, costs);
+      sides.at(-1).facts = facts;
     }
     const peer = new Worker("node-llama-cpp", "worker-llama-cpp.mjs");
     sides.push({ name: "node-llama-cpp", worker: peer, facts: null });

@@ -1,13 +1,19 @@
 // Our side of a comparison: loads an engine once through the library, then measures cells on command.
 
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { LLM } from "../../dist/index.js";
 import { serve } from "./worker-protocol.mjs";
 
 let llm;
 
+// 9,362 tokens: enough for every cell, and memory is left for the other side.
+const KV_CACHE_BYTES = 1 << 30;
+
 async function load({ engine, threads }) {
-  llm = await LLM.load(engine, { threads });
-  return { name: "ingot" };
+  const { name, target, model, limits, predicted } = JSON.parse(readFileSync(join(engine, "manifest.json"), "utf8"));
+  llm = await LLM.load(engine, { threads, kvCacheMemoryBytes: KV_CACHE_BYTES, useGenerationConfig: false });
+  return { name: "ingot", engine: name, target, dtype: model.dtype, limits, weightBytes: predicted.weightBytesPerStep };
 }
 
 /** Runs `prompts` together, exactly `maxTokens` each; returns the wall time in ms. */
