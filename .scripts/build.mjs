@@ -1,4 +1,5 @@
 // Builds dist/: the bundles (esbuild) and the native addon (the system's C++ compiler). Does nothing when nothing changed.
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,13 +9,10 @@ import { ensureDependencies, root } from "./dependencies.mjs";
 /** Bundles the command line and the library entries. Packages stay external; they are dependencies. */
 async function bundle() {
   const stampFile = join(root, "dist", "bundle.stamp");
-  const stamp = sourceStamp(["compiler", "runtime", "models", ".scripts", "package.json"]);
+  const stamp = sourceStamp(["compiler", "runtime", "models", "templates", ".scripts", "package.json"]);
   if (existsSync(stampFile) && readFileSync(stampFile, "utf8") === stamp) return;
   const { build } = await import("esbuild");
-  for (const file of existsSync(join(root, "dist")) ? readdirSync(join(root, "dist")) : []) {
-    if (file.endsWith(".js") || file.endsWith(".js.map")) rmSync(join(root, "dist", file));
-  }
-  await build({
+  const { metafile } = await build({
     absWorkingDir: root,
     entryPoints: {
       ingot: "compiler/cli/main.ts",
@@ -29,11 +27,30 @@ async function bundle() {
     platform: "node",
     target: "node20.19",
     packages: "external",
+    define: { __INGOT_BUILD__: JSON.stringify(contentHash(["compiler", "models", "templates"])) },
     sourcemap: true,
+    metafile: true,
     logLevel: "warning",
   });
+  const made = new Set(Object.keys(metafile.outputs).map((path) => path.slice("dist/".length)));
+  for (const file of readdirSync(join(root, "dist"))) {
+    if (/\.js(\.map)?$/.test(file) && !made.has(file)) rmSync(join(root, "dist", file));
+  }
   chmodSync(join(root, "dist", "ingot.js"), 0o755);
   writeFileSync(stampFile, stamp);
+}
+
+/** A hash over what shapes an engine: a changed compiler compiles anew. */
+function contentHash(places) {
+  const hash = createHash("sha256");
+  const visit = (path) => {
+    for (const entry of readdirSync(path, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      if (entry.isDirectory()) visit(join(path, entry.name));
+      else if (/\.(ts|njk|h)$/.test(entry.name)) hash.update(`${entry.name}\n`).update(readFileSync(join(path, entry.name)));
+    }
+  };
+  for (const place of places) visit(join(root, place));
+  return hash.digest("hex").slice(0, 12);
 }
 
 /** A hash over names, sizes and times of the sources: cheap, and changes whenever an editor or a checkout touches one. */
@@ -48,10 +65,17 @@ function sourceStamp(places) {
   return hash.digest("hex");
 }
 
+/** Builds the addon; without a C++ compiler this process ends with 3, as the command line does. */
+function native() {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [join(root, ".scripts", "build-native.mjs")], { stdio: "inherit" });
+    child.on("close", (code) => (code === 0 ? resolve() : process.exit(code ?? 1)));
+  });
+}
+
 export async function buildAll() {
   mkdirSync(join(root, "dist"), { recursive: true });
-  const { buildNative } = await import("./build-native.mjs");
-  await Promise.all([bundle(), buildNative()]);
+  await Promise.all([bundle(), native()]);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {

@@ -86,6 +86,7 @@ const tensor: Reader<TensorEntry> = record<TensorEntry>({
   dtype: oneOf(DTYPES),
   shape: list(integer(1, 2 ** 31), 0, 8),
   layout: oneOf(["rows", "panel16"]),
+  ways: integer(1, 2) as Reader<1 | 2>,
   offset: bytes,
   bytes,
   sources: list(label, 0, 4096),
@@ -297,11 +298,12 @@ function checkStep(s: Step, path: string, m: Manifest, symbols: { readonly [K in
   });
 }
 
-/** Bytes of a tensor are exactly those of its layout; see `compiler/weights/pack.ts` for `panel16` and its one or two ways. */
+/** Bytes of a tensor are exactly those of its layout; see `compiler/weights/panel.ts` for `panel16` and its ways. */
 function checkTensor(t: TensorEntry, path: string): void {
   const size = DTYPE_BYTES[t.dtype];
   const elements = t.shape.reduce((a, b) => Math.min(a * b, MAX_BYTES), 1);
   if (t.layout === "rows") {
+    if (t.ways !== 1) throw new FieldError(`${path}.ways`, "1 for layout rows", t.ways);
     if (t.bytes !== elements * size) throw new FieldError(`${path}.bytes`, `${elements * size}, from shape and dtype`, t.bytes);
     return;
   }
@@ -309,8 +311,9 @@ function checkTensor(t: TensorEntry, path: string): void {
   if (n === undefined || k === undefined || t.shape.length !== 2 || size === 1 || t.dtype === "i32")
     throw new FieldError(path, "a floating-point matrix for layout panel16", `${t.dtype}(${t.shape.join(", ")})`);
   const kp = t.dtype === "bf16" ? Math.ceil(k / 32) * 32 : k;
-  const allowed = [1, 2].filter((ways) => n % ways === 0).map((ways) => ways * Math.ceil(n / ways / 16) * 16 * kp * size);
-  if (!allowed.includes(t.bytes)) throw new FieldError(`${path}.bytes`, `${allowed.join(" or ")}, from shape and dtype`, t.bytes);
+  if (n % t.ways !== 0) throw new FieldError(`${path}.ways`, `a divisor of ${n} rows`, t.ways);
+  const expected = t.ways * Math.ceil(n / t.ways / 16) * 16 * kp * size;
+  if (t.bytes !== expected) throw new FieldError(`${path}.bytes`, `${expected}, from shape, dtype and ways`, t.bytes);
 }
 
 function bufferBytes(b: BufferEntry, numRows: number): number {

@@ -63,6 +63,8 @@ export interface TensorEntry {
   readonly dtype: ManifestDType;
   readonly shape: readonly number[];
   readonly layout: "rows" | "panel16";
+  /** Equal parts of axis 0 whose panels alternate (2 for gate and up); 1 for `rows`. */
+  readonly ways: 1 | 2;
   readonly offset: number;
   readonly bytes: number;
   /** Checkpoint tensors it was made from, in order. */

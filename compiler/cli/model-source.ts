@@ -55,9 +55,7 @@ export function modelSource(model: string, weights: string): ModelSource {
       `${model} is not a folder here, and downloading from a hub is not supported yet: name a downloaded folder`,
     );
   }
-  throw new UsageError(
-    `${model} is neither a folder nor a preset; presets: ${PRESET_NAMES.join(", ")} (with --weights random)`,
-  );
+  throw new UsageError(`${model} is neither a folder nor a preset; presets: ${PRESET_NAMES.join(", ")} (with --weights random)`);
 }
 
 function fileRefusal(model: string): string {

@@ -1,7 +1,7 @@
 /**
  * Flags that several verbs share, each with its `INGOT_…` variable; names are vLLM's where vLLM has one.
  */
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 
 /** A whole number of at least `least`. */
 export const integer =
@@ -108,4 +108,16 @@ export function addLoadFlags(command: Command): Command {
 
 export function addJsonFlag(command: Command): Command {
   return flag(command, "--json", "print the result as JSON");
+}
+
+/** Any number; what reads it checks its range. */
+export function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || Number.isNaN(value)) throw new InvalidArgumentError("expected a number.");
+  return value;
+}
+
+/** What the flags say when nobody says anything. */
+export function defaultCompileFlags(): CompileFlags {
+  return addCompileFlags(new Command()).opts<CompileFlags>();
 }

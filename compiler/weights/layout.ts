@@ -55,7 +55,7 @@ export function planWeights(requests: readonly PackRequest[]): WeightsPlan {
     } else {
       invariant(ways === 1, `${name} is stored in rows, which have one way`);
     }
-    const entry: TensorEntry = { name, dtype, shape, layout, offset, bytes, sources: request.sources.map((s) => s.name) };
+    const entry: TensorEntry = { name, dtype, shape, layout, ways, offset, bytes, sources: request.sources.map((s) => s.name) };
     offset = Math.ceil((offset + bytes) / PAGE_BYTES) * PAGE_BYTES;
     return { request, entry };
   });

@@ -1,0 +1,182 @@
+/**
+ * `ingot run`: one prompt answered on stdout, or a chat in the terminal.
+ */
+import { createInterface } from "node:readline/promises";
+import { Command } from "commander";
+import type { ChatMessage } from "../../../runtime/chat/template.ts";
+import type { LLM } from "../../../runtime/llm.ts";
+import type { OutputDelta } from "../../../runtime/request.ts";
+import type { SamplingParams } from "../../../runtime/sampling-params.ts";
+import { engineOf } from "../compile-model.ts";
+import { Interrupted } from "../exit.ts";
+import { loadLlm, readManifest } from "../load.ts";
+import {
+  addCompileFlags,
+  addJsonFlag,
+  addLoadFlags,
+  type CompileFlags,
+  flag,
+  integer,
+  type LoadFlags,
+  number,
+} from "../options.ts";
+import { log } from "../progress.ts";
+
+type Flags = CompileFlags &
+  LoadFlags & {
+    json?: boolean;
+    raw?: boolean;
+    system?: string;
+    maxTokens?: number;
+    temperature?: number;
+    topK?: number;
+    topP?: number;
+    minP?: number;
+    repetitionPenalty?: number;
+    presencePenalty?: number;
+    frequencyPenalty?: number;
+    seed?: number;
+    stop?: string[];
+    ignoreEos?: boolean;
+  };
+
+export function runCommand(): Command {
+  const command = new Command("run")
+    .description("answer one prompt, or chat in the terminal when none is given")
+    .argument("<model>", "an engine folder or a model folder (compiled on first use)")
+    .argument("[prompt]", "what to answer; - reads it from standard input")
+    .action(run);
+  flag(command, "--raw", "complete the prompt as it is, without the chat template");
+  flag(command, "--system <text>", "system message of the chat");
+  flag(command, "--max-tokens <n>", "most tokens to generate", integer(1));
+  flag(command, "--temperature <t>", "0 is greedy; default: the model's", number);
+  flag(command, "--top-k <n>", "sample among the n likeliest tokens", number);
+  flag(command, "--top-p <p>", "sample among the likeliest tokens that hold this probability", number);
+  flag(command, "--min-p <p>", "drop tokens below this share of the likeliest one's probability", number);
+  flag(command, "--repetition-penalty <r>", "above 1 makes tokens seen before less likely", number);
+  flag(command, "--presence-penalty <p>", "subtracted once from the logits of tokens already generated", number);
+  flag(command, "--frequency-penalty <p>", "subtracted per occurrence from the logits of tokens already generated", number);
+  flag(command, "--seed <n>", "same seed, same text", number);
+  flag(command, "--stop <text>", "end before this text; may be repeated", (s, all: string[] = []) => [...all, s]);
+  flag(command, "--ignore-eos", "go on past the end of the answer");
+  addCompileFlags(command);
+  addLoadFlags(command);
+  return addJsonFlag(command);
+}
+
+async function run(model: string, prompt: string | undefined, flags: Flags): Promise<void> {
+  const folder = await engineOf(model, flags);
+  const llm = await loadLlm(folder, flags);
+  try {
+    if (prompt !== undefined) await answer(llm, prompt === "-" ? await standardInput() : prompt, flags);
+    else await chat(llm, readManifest(folder).name, flags);
+  } finally {
+    await llm.close();
+  }
+}
+
+/** Only what the user said: everything else is the model's default. */
+function paramsOf(flags: Flags): Partial<SamplingParams> {
+  const {
+    maxTokens,
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    presencePenalty,
+    frequencyPenalty,
+    seed,
+    stop,
+    ignoreEos,
+  } = flags;
+  const said = {
+    maxTokens,
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    presencePenalty,
+    frequencyPenalty,
+    seed,
+    stop,
+    ignoreEos,
+  };
+  return Object.fromEntries(Object.entries(said).filter(([, value]) => value !== undefined));
+}
+
+async function answer(llm: LLM, prompt: string, flags: Flags): Promise<void> {
+  const interrupt = new AbortController();
+  const onSignal = () => interrupt.abort();
+  process.once("SIGINT", onSignal);
+  const { signal } = interrupt;
+  const chatting = llm.chatTemplate !== undefined && !flags.raw;
+  const deltas = chatting
+    ? llm.streamChat(messagesOf(flags, [{ role: "user", content: prompt }]), paramsOf(flags), { signal })
+    : llm.stream(prompt, paramsOf(flags), { signal });
+  const result = await show(deltas, flags.json ? null : process.stdout);
+  process.removeListener("SIGINT", onSignal);
+  if (flags.json) console.log(JSON.stringify(result, null, 2));
+  else process.stdout.write("\n");
+  if (result.finishReason === "abort") throw new Interrupted("interrupted");
+}
+
+async function chat(llm: LLM, name: string, flags: Flags): Promise<void> {
+  if (!llm.chatTemplate) throw new Interrupted(`${name} has no chat template: give a prompt (it is completed as it is)`);
+  const terminal = createInterface({ input: process.stdin, output: process.stderr, prompt: "\n> " });
+  log(`chatting with ${name}: /new starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer`);
+  let messages = messagesOf(flags, []);
+  let running: AbortController | undefined;
+  terminal.on("SIGINT", () => (running ? running.abort() : terminal.close()));
+  terminal.prompt();
+  for await (const line of terminal) {
+    const text = line.trim();
+    if (text === "/exit") break;
+    if (text === "/new") messages = messagesOf(flags, []);
+    else if (text !== "") {
+      running = new AbortController();
+      const asked: ChatMessage[] = [...messages, { role: "user", content: text }];
+      try {
+        const result = await show(llm.streamChat(asked, paramsOf(flags), { signal: running.signal }), process.stdout);
+        process.stdout.write("\n");
+        log(`${result.tokens} tokens, ${result.tokensPerSecond.toFixed(1)} tok/s`);
+        messages = [...asked, { role: "assistant", content: result.text }];
+      } catch (error) {
+        log(`ingot: ${(error as Error).message}`);
+      }
+      running = undefined;
+    }
+    terminal.prompt();
+  }
+  terminal.close();
+}
+
+const messagesOf = (flags: Flags, messages: readonly ChatMessage[]): ChatMessage[] => [
+  ...(flags.system === undefined ? [] : [{ role: "system" as const, content: flags.system }]),
+  ...messages,
+];
+
+/** Writes text as it comes; what came is the result. */
+async function show(deltas: AsyncIterable<OutputDelta>, to: NodeJS.WritableStream | null) {
+  const start = performance.now();
+  let first = start;
+  let text = "";
+  let tokens = 0;
+  let finishReason: OutputDelta["finishReason"] = null;
+  for await (const delta of deltas) {
+    if (tokens === 0) first = performance.now();
+    text += delta.text;
+    tokens += delta.tokenIds.length;
+    finishReason = delta.finishReason ?? finishReason;
+    to?.write(delta.text);
+  }
+  const seconds = (performance.now() - first) / 1000;
+  return { text, tokens, finishReason, firstTokenMs: first - start, tokensPerSecond: tokens > 1 ? (tokens - 1) / seconds : 0 };
+}
+
+async function standardInput(): Promise<string> {
+  const pieces: Buffer[] = [];
+  for await (const piece of process.stdin) pieces.push(piece as Buffer);
+  return Buffer.concat(pieces).toString("utf8");
+}

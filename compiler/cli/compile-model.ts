@@ -1,0 +1,183 @@
+/**
+ * From what a user named to an engine folder: looks the architecture up, applies the flags, compiles what is not there yet.
+ */
+import { createHash } from "node:crypto";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { findArchitecture } from "../../models/registry.ts";
+import { loadNative } from "../../runtime/native.ts";
+import { computeDType, type ModelConfig } from "../architecture.ts";
+import { type CompileReport, type CompileRequest, compileEngine } from "../compile.ts";
+import { CompileError } from "../errors.ts";
+
+import { bestTarget, parseTarget } from "../schedule/target.ts";
+import { RandomWeights } from "../weights/random.ts";
+import { openCheckpoint } from "../weights/safetensors.ts";
+import type { WeightDType } from "../weights/source.ts";
+import { compilerBuild } from "./build-id.ts";
+import { UsageError } from "./exit.ts";
+import { type ModelSource, modelSource } from "./model-source.ts";
+import type { CompileFlags } from "./options.ts";
+import { engineCache, kernelCache } from "./places.ts";
+import { log, progress } from "./progress.ts";
+
+const DTYPES = ["float32", "bfloat16", "float16"] as const;
+
+/** The engine folder of what the user named: itself, or one compiled on first use and cached. */
+export async function engineOf(model: string, flags: CompileFlags): Promise<string> {
+  const source = modelSource(model, flags.weights);
+  if (source.kind === "engine") return source.folder;
+  const { folder } = await compileModel(source, flags, { build: true });
+  return folder;
+}
+
+/** Compiles a model into `out`, or into the cache. Throws `CompileError`, `ToolchainError`, `UsageError`. */
+export async function compileModel(
+  source: Exclude<ModelSource, { kind: "engine" }>,
+  flags: CompileFlags,
+  { build, out }: { build: boolean; out?: string },
+): Promise<CompileReport & { target: string }> {
+  const target = resolveTarget(flags.target);
+  const configJson = withLayers(source.config, flags.layers);
+  const architecture = findArchitecture(configJson);
+  const config = withFlags(architecture.readConfig(configJson), source, flags);
+  const weights = openWeights(source, config, architecture.weights(config), flags);
+  try {
+    const request: CompileRequest = {
+      name: source.name,
+      architecture,
+      config,
+      source: weights.source,
+      checkpoint: weights.checkpoint,
+      modelFolder: source.kind === "checkpoint" ? source.folder : null,
+      configJson,
+      target,
+      limits: {
+        maxModelLen: maxModelLen(config, flags.maxModelLen),
+        maxNumSeqs: flags.maxNumSeqs,
+        maxNumBatchedTokens: flags.maxNumBatchedTokens,
+      },
+      kvCacheDtype:
+        flags.kvCacheDtype === "auto"
+          ? computeDType(config.dtype)
+          : computeDType(dtypeFlag("--kv-cache-dtype", flags.kvCacheDtype)),
+      compiler: compilerBuild(),
+      options: { ...(flags.layers === undefined ? {} : { layers: flags.layers }) },
+      build,
+      kernelCache: kernelCache(),
+    };
+    const folder = resolve(out ?? cachedFolder(request));
+    const packing = progress("packing weights", "bytes");
+    const building = progress("building kernels");
+    try {
+      const report = await compileEngine(folder, request, {
+        onPack: (done, total) => packing.update(done, total),
+        onBuild: (done, total) => building.update(done, total),
+        dump: dumper(process.env.DUMP),
+      });
+      if (!report.upToDate) weights.reportUnused(architecture.weights(config).map((w) => w.name));
+      return { ...report, target };
+    } finally {
+      packing.stop();
+      building.stop();
+    }
+  } finally {
+    weights.close();
+  }
+}
+
+/** `native` probes this machine and says what was chosen. */
+function resolveTarget(target: string): string {
+  if (target !== "native") {
+    parseTarget(target);
+    return target;
+  }
+  const cpu = loadNative().cpuFacts();
+  const chosen = bestTarget(cpu);
+  log(`native target: ${chosen} (${cpu.model}, ${cpu.threads} threads)`);
+  return chosen;
+}
+
+function withLayers(config: unknown, layers: number | undefined): unknown {
+  if (layers === undefined) return config;
+  const json = config as Record<string, unknown>;
+  const all = json.num_hidden_layers;
+  if (typeof all !== "number" || layers > all) throw new UsageError(`--layers is ${layers}, but the model has ${all} layers`);
+  const types = Array.isArray(json.layer_types) ? { layer_types: json.layer_types.slice(0, layers) } : {};
+  return { ...json, num_hidden_layers: layers, ...types };
+}
+
+function withFlags(config: ModelConfig, source: ModelSource, flags: CompileFlags): ModelConfig {
+  const dtype = flags.dtype === "auto" ? config.dtype : dtypeFlag("--dtype", flags.dtype);
+  const eos = source.kind === "checkpoint" ? (source.generationConfig as { eos_token_id?: unknown }).eos_token_id : undefined;
+  const eosTokenIds = (Array.isArray(eos) ? eos : eos === undefined || eos === null ? config.eosTokenIds : [eos]) as number[];
+  if (eosTokenIds.some((id) => !Number.isSafeInteger(id) || id < 0 || id >= config.vocabSize)) {
+    throw new CompileError(
+      `generation_config.json: eos_token_id: expected ids below ${config.vocabSize}, found ${JSON.stringify(eos)}`,
+    );
+  }
+  return { ...config, dtype, eosTokenIds };
+}
+
+function dtypeFlag(flag: string, text: string): ModelConfig["dtype"] {
+  const dtype = DTYPES.find((d) => d === text);
+  if (!dtype) throw new UsageError(`${flag} is "${text}"; expected auto, ${DTYPES.join(", ")}`);
+  return dtype;
+}
+
+function maxModelLen(config: ModelConfig, asked: number | undefined): number {
+  const most = config.maxPositionEmbeddings;
+  if (asked !== undefined && asked > most)
+    throw new UsageError(`--max-model-len is ${asked}, but the model's positions end at ${most}`);
+  return asked ?? most;
+}
+
+function openWeights(
+  source: Exclude<ModelSource, { kind: "engine" }>,
+  config: ModelConfig,
+  specs: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  flags: CompileFlags,
+) {
+  if (flags.weights === "random") {
+    const shapes = new Map(specs.map((s) => [s.name, s.shape]));
+    const random = new RandomWeights(flags.weightsSeed, computeDType(config.dtype) as WeightDType, shapes);
+    return { source: random, checkpoint: `random:${flags.weightsSeed}`, reportUnused: () => {}, close: () => {} };
+  }
+  const checkpoint = openCheckpoint((source as { folder: string }).folder);
+  return {
+    source: checkpoint,
+    checkpoint: checkpoint.hash(JSON.stringify([config, source.kind === "checkpoint" ? source.generationConfig : null])),
+    reportUnused(used: readonly string[]) {
+      const known = new Set(used);
+      const unused = checkpoint.names.filter((n) => !known.has(n));
+      if (unused.length === 0) return;
+      const bytes = unused.reduce((sum, n) => sum + checkpoint.tensor(n).bytes, 0);
+      log(
+        `${unused.length} tensors of the checkpoint (${bytes} bytes) are not used: ${unused.slice(0, 5).join(", ")}${unused.length > 5 ? ", …" : ""}`,
+      );
+    },
+    close: () => checkpoint.close(),
+  };
+}
+
+/** A folder for each different engine, named so that a person knows which is which. */
+function cachedFolder(r: CompileRequest): string {
+  const identity = JSON.stringify([
+    r.modelFolder,
+    r.checkpoint,
+    r.configJson,
+    r.config.dtype,
+    r.kvCacheDtype,
+    r.limits,
+    r.target,
+  ]);
+  const id = createHash("sha256").update(identity).digest("hex").slice(0, 8);
+  return join(engineCache(), `${r.name}-${r.target.replace(":", "-")}-${id}`);
+}
+
+/** Numbered dumps into the folder that `DUMP` names. */
+function dumper(folder: string | undefined): ((name: string, text: string) => void) | undefined {
+  if (!folder) return undefined;
+  mkdirSync(folder, { recursive: true });
+  return (name, text) => writeFileSync(join(folder, `${name}.ir`), text);
+}

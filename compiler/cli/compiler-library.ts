@@ -1,0 +1,27 @@
+/**
+ * The package's entry `ingot/compiler`: architectures described, models compiled.
+ */
+import type { CompileReport } from "../compile.ts";
+import { compileModel } from "./compile-model.ts";
+import { UsageError } from "./exit.ts";
+import { modelSource } from "./model-source.ts";
+import { type CompileFlags, defaultCompileFlags } from "./options.ts";
+
+export { type Architecture, type ArchitectureDefinition, defineArchitecture, type ModelConfig } from "../architecture.ts";
+export type { CompileReport } from "../compile.ts";
+export { CompileError, ToolchainError, UnsupportedError } from "../errors.ts";
+export { Graph } from "../ir/graph.ts";
+export { Interpreter, interpret } from "../ir/interpret.ts";
+export type { Node } from "../ir/ops.ts";
+
+/** As the flags of `ingot compile`; `output` is the engine folder. */
+export type CompileOptions = Partial<CompileFlags> & { readonly output?: string; readonly build?: boolean };
+
+/** Compiles a model folder, or a preset with `weights: "random"`, into an engine folder. Throws `CompileError`, `ToolchainError`. */
+export function compile(model: string, options: CompileOptions = {}): Promise<CompileReport> {
+  const { output, build = true, ...flags } = options;
+  const all = { ...defaultCompileFlags(), ...flags };
+  const source = modelSource(model, all.weights);
+  if (source.kind === "engine") throw new UsageError(`${model} is an engine already`);
+  return compileModel(source, all, { build, out: output });
+}

@@ -1,0 +1,28 @@
+/**
+ * The package's entry `ingot`: models loaded, prompts in, text out.
+ *
+ * `LLM.load` takes engine folders and model folders alike; a model folder is compiled on first use and kept in the cache.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { LLM as EngineLLM, type LLMOptions } from "../../runtime/llm.ts";
+
+export { EngineError, ManifestError, RequestError } from "../../runtime/errors.ts";
+export type { ChatOptions, LLMOptions, Prompt, RequestOptions } from "../../runtime/llm.ts";
+export type { FinishReason, OutputDelta, RequestOutput, TokenLogprob } from "../../runtime/request.ts";
+export type { SamplingParams } from "../../runtime/sampling-params.ts";
+
+/** A loaded language model; see `runtime/llm.ts` for its methods. */
+export class LLM extends EngineLLM {
+  /** Loads an engine, or compiles a model folder on first use. Throws as the compiler and `runtime/llm.ts` do. */
+  static override load(path: string, options: LLMOptions = {}): Promise<EngineLLM> {
+    return EngineLLM.load(path, { resolve: compileOnFirstUse, ...options });
+  }
+}
+
+async function compileOnFirstUse(path: string): Promise<string> {
+  if (existsSync(join(path, "manifest.json"))) return path;
+  const { engineOf } = await import("./compile-model.ts");
+  const { defaultCompileFlags } = await import("./options.ts");
+  return engineOf(path, defaultCompileFlags());
+}

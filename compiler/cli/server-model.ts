@@ -1,0 +1,24 @@
+/**
+ * A loaded model as the server sees it.
+ */
+import { RequestError } from "../../runtime/errors.ts";
+import type { LLM } from "../../runtime/llm.ts";
+import type { Manifest } from "../../runtime/manifest.ts";
+import type { ServerModel } from "../../runtime/server/server-model.ts";
+
+/** The engine loop, tokenizer and chat template of `llm` under the name in its manifest. Throws `RequestError` without a tokenizer. */
+export function serverModel(llm: LLM, manifest: Manifest): ServerModel {
+  const { chatTemplate, tokenizer } = llm;
+  return {
+    modelName: manifest.name,
+    maxModelLen: llm.maxModelLen,
+    tokenizer,
+    defaultParams: llm.defaultParams,
+    renderChat({ messages, addGenerationPrompt, templateKwargs }) {
+      if (!chatTemplate) throw new RequestError(400, "this model has no chat template; use /v1/completions");
+      return chatTemplate.render({ messages, addGenerationPrompt, templateKwargs });
+    },
+    generate: (request) => llm.engine.generate(request),
+    stats: () => llm.engine.stats(),
+  };
+}
