@@ -255,7 +255,7 @@ void Executor::walk(int thread) {
 void Executor::run_parallel(int thread, size_t index) {
   const Step& step = (*steps_)[index];
   const int64_t units = units_[index];
-  const int64_t shares = int64_t{4} * team_->size();
+  const int64_t shares = int64_t{2} * team_->size();
   const Launch launch{step.args.data(), symbols_, scratch_.data() + scratch_stride_ * static_cast<size_t>(thread)};
   int64_t begin = claimed_.load(std::memory_order_relaxed);
   while (begin < units) {

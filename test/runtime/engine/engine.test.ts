@@ -58,6 +58,14 @@ describe("an engine", () => {
     expect(taps.get("hidden.1")).toEqual(truncated);
   });
 
+  it("runs a batch that samples nothing: a chunk of a prompt", async () => {
+    const engine = load(writeEchoEngine());
+    const none = { sampleRows: new Int32Array(0), sampleFloats: new Float32Array(0), sampleInts: new Int32Array(0) };
+    const result = await engine.step({ ...promptBatch([[1, 2, 3]], [[4]]), ...none });
+    expect(result).toMatchObject({ tokenIds: new Int32Array(0), topLogprobs: new Float32Array(0) });
+    expect((await engine.step(promptBatch([[5]], [[4]], 3))).tokenIds[0]).toBe(11);
+  });
+
   it("refuses a tap it does not have and names those it has", async () => {
     const engine = load(writeEchoEngine());
     await expect(engine.step(promptBatch([[1]], [[0]]), ["hidden.9"])).rejects.toThrow(
