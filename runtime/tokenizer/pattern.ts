@@ -24,10 +24,12 @@ export function compilePattern(pattern: Pattern, where: string): RegExp {
       cause,
     });
   if (source.length > maxPatternLength) throw fail(`${source.length} characters, the limit is ${maxPatternLength}`);
+  // Their expansion can be exponential, and no published pattern has one.
+  if (/\\g[<']/.test(source)) throw fail("subroutine calls (\\g) are not supported");
   try {
     // Only the bounds of matches are read, so the hidden captures of a subclass are not needed.
     const regex = toRegExp(source, { global: true, avoidSubclass: true, target: "ES2024", rules: { recursionLimit: 20 } });
-    regex.test(""); // V8 compiles lazily: "too large" shows here
+    regex.test(""); // V8 compiles lazily: a pattern that is too large for it shows here
     regex.lastIndex = 0;
     return regex;
   } catch (error) {

@@ -11,11 +11,11 @@ import { ManifestError, RequestError } from "../errors.ts";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.ts";
 import { Bpe } from "./bpe.ts";
 import { DecodeStream, type PieceTable } from "./decode-stream.ts";
-import { buildDecoder, type Piece } from "./decoder.ts";
+import { buildDecoder, type DecoderPlan, type Piece } from "./decoder.ts";
 import { buildNormalizer, type Normalize } from "./normalizer.ts";
 import { buildSpecialFrame, type SpecialFrame } from "./post-processor.ts";
 import { buildPreTokenizer, type PreTokenizer } from "./pre-tokenizer.ts";
-import { TimeLimitError, withTimeLimit } from "./time-limit.ts";
+import { TimeLimit, TimeLimitError } from "./time-limit.ts";
 import {
   loadTokenizerConfig,
   parseTokenizerConfig,
@@ -49,6 +49,7 @@ export class Tokenizer {
   private readonly bpe: Bpe;
   private readonly frame: SpecialFrame;
   private readonly pieces: PieceTable;
+  private readonly timeLimit = new TimeLimit();
 
   /** Takes a parsed tokenizer.json and the checked files beside it. Throws `ManifestError` on anything that cannot be run faithfully. */
   constructor(tokenizerJson: unknown, config: TokenizerConfig = parseTokenizerConfig(undefined)) {
@@ -70,14 +71,12 @@ export class Tokenizer {
     this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
     const raw = added.filter((token) => !token.normalized);
     const normalized = added.filter((token) => token.normalized);
+    const normalizedContents = normalized.map((token) => this.normalize(token.content));
     this.rawTokens = new AddedTokenSplitter(
       raw,
       raw.map((token) => token.content),
     );
-    this.normalizedTokens = new AddedTokenSplitter(
-      normalized,
-      normalized.map((token) => this.normalize(token.content)),
-    );
+    this.normalizedTokens = new AddedTokenSplitter(normalized, normalizedContents);
 
     let largestId = -1;
     for (const id of json.vocab.values()) largestId = Math.max(largestId, id);
@@ -91,7 +90,12 @@ export class Tokenizer {
     if (missing !== undefined) {
       throw new ManifestError(`tokenizer.json: post_processor adds the id ${missing}, which no token has`);
     }
-    this.pieces = this.pieceTable(buildDecoder(json.decoder));
+    // A token that is looked for in normalized text is decoded from its normalized spelling, as tokenizers 0.23 does.
+    const spellings = [...tokens];
+    normalized.forEach((token, i) => {
+      spellings[token.id] = normalizedContents[i];
+    });
+    this.pieces = this.pieceTable(buildDecoder(json.decoder), spellings);
 
     this.specialTokens = config.specialTokens;
     this.bosToken = config.specialTokens.bos_token;
@@ -124,7 +128,7 @@ export class Tokenizer {
     // Published patterns need under 1 µs a character; the limit is for hostile ones, and generous to a busy machine.
     const limitMs = 2000 + Math.ceil(text.length / 50);
     try {
-      withTimeLimit(limitMs, () => this.encodeInto(text, ids));
+      this.timeLimit.run(limitMs, () => this.encodeInto(text, ids));
     } catch (error) {
       if (!(error instanceof TimeLimitError)) throw error;
       throw new RequestError(
@@ -175,7 +179,15 @@ export class Tokenizer {
     return this.tokens[id];
   }
 
-  private pieceTable(plan: PieceTable["plan"]): PieceTable {
+  /** What a token adds to a text that it does not begin, as UTF-8: maybe a part of a character; empty for an unknown id. */
+  tokenBytes(id: number): Uint8Array {
+    const piece = this.pieces.piece(id, false, false);
+    if (piece === undefined) return new Uint8Array(0);
+    if (piece.kind === "text") return Buffer.from(piece.text, "utf8");
+    return piece.kind === "byte" ? Uint8Array.of(piece.byte) : piece.bytes;
+  }
+
+  private pieceTable(plan: DecoderPlan, spellings: readonly (string | undefined)[]): PieceTable {
     const first = new Array<Piece | undefined>(plan.minds ? this.vocabSize : 0).fill(undefined);
     const later = new Array<Piece | undefined>(this.vocabSize).fill(undefined);
     return {
@@ -185,7 +197,7 @@ export class Tokenizer {
         const known = plan.minds && isFirst ? first : later;
         const cached = known[id];
         if (cached !== undefined) return cached;
-        const token = this.tokens[id];
+        const token = spellings[id];
         if (token === undefined) return undefined;
         const piece = standalone(plan.piece(token, isFirst));
         known[id] = piece;
