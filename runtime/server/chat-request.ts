@@ -6,7 +6,7 @@ import { RequestError } from "../errors.ts";
 import type { SamplingParams } from "../sampling-params.ts";
 import { type CheckedSampling, commonShape, commonUnsupported, samplingShape, toSamplingParams } from "./sampling-fields.ts";
 import type { RenderChatRequest, ServerChatMessage } from "./server-model.ts";
-import { neutral, ONLY_NULL, type UnsupportedFields, validate } from "./validate.ts";
+import { neutral, ONLY_NULL, type UnsupportedFields, validate, wholeNumber } from "./validate.ts";
 
 const textPart = z.strictObject({
   type: z.literal("text", { error: '"text" (images, audio and files are not supported)' }),
@@ -56,9 +56,9 @@ const chatSchema = z.strictObject({
   ...commonShape,
   ...samplingShape,
   ...renderShape,
-  max_completion_tokens: z.int().nullish(),
+  max_completion_tokens: wholeNumber().nullish(),
   logprobs: z.boolean().nullish(),
-  top_logprobs: z.int().nullish(),
+  top_logprobs: wholeNumber().nullish(),
   add_special_tokens: z.boolean().nullish(),
   // They say how a hosted service may use or log the request; here they change nothing.
   safety_identifier: z.string().nullish(),

@@ -5,7 +5,7 @@ import { z } from "zod";
 import type { SamplingParams } from "../sampling-params.ts";
 import { type StreamFlags, toStreamFlags } from "./chat-request.ts";
 import { type CheckedSampling, commonShape, commonUnsupported, samplingShape, toSamplingParams } from "./sampling-fields.ts";
-import { neutral, type UnsupportedFields, validate } from "./validate.ts";
+import { neutral, type UnsupportedFields, validate, wholeNumber } from "./validate.ts";
 
 /** What a request without `max_tokens` gets: OpenAI's and vLLM's number. */
 const DEFAULT_MAX_TOKENS = 16;
@@ -33,7 +33,7 @@ const completionSchema = z.strictObject({
   prompt: z.custom<string | string[] | number[] | number[][]>(isPrompts, {
     error: `a string, a list of token ids, or a list of at most ${MAX_PROMPTS} strings or lists of token ids`,
   }),
-  logprobs: z.int().nullish(),
+  logprobs: wholeNumber().nullish(),
   add_special_tokens: z.boolean().nullish(),
 });
 

@@ -6,24 +6,24 @@
 import { z } from "zod";
 import { RequestError } from "../errors.ts";
 import { type SamplingParams, samplingParams } from "../sampling-params.ts";
-import { neutral, ONLY_NULL, type UnsupportedFields } from "./validate.ts";
+import { neutral, ONLY_NULL, type UnsupportedFields, wholeNumber } from "./validate.ts";
 
 /** Null counts as absent, as in OpenAI's API. */
 export const samplingShape = {
-  n: z.int().nullish(),
+  n: wholeNumber().nullish(),
   stop: z.union([z.string(), z.array(z.string())]).nullish(),
-  seed: z.int().nullish(),
-  max_tokens: z.int().nullish(),
-  min_tokens: z.int().nullish(),
+  seed: wholeNumber().nullish(),
+  max_tokens: wholeNumber().nullish(),
+  min_tokens: wholeNumber().nullish(),
   temperature: z.number().nullish(),
   top_p: z.number().nullish(),
-  top_k: z.int().nullish(),
+  top_k: wholeNumber().nullish(),
   min_p: z.number().nullish(),
   presence_penalty: z.number().nullish(),
   frequency_penalty: z.number().nullish(),
   repetition_penalty: z.number().nullish(),
   logit_bias: z.record(z.string(), z.number()).nullish(),
-  stop_token_ids: z.array(z.int()).nullish(),
+  stop_token_ids: z.array(wholeNumber()).nullish(),
   ignore_eos: z.boolean().nullish(),
   skip_special_tokens: z.boolean().nullish(),
   include_stop_str_in_output: z.boolean().nullish(),

@@ -7,7 +7,7 @@ import { renderShape, renderUnsupported, toRenderRequest } from "./chat-request.
 import { type Exchange, sendJson } from "./exchange.ts";
 import { checkModel } from "./generation.ts";
 import type { ServerContext } from "./server-context.ts";
-import { validate } from "./validate.ts";
+import { validate, wholeNumber } from "./validate.ts";
 
 const common = {
   model: z.string().nullish(),
@@ -16,7 +16,7 @@ const common = {
 };
 const tokenizeTextSchema = z.strictObject({ ...common, prompt: z.string() });
 const tokenizeChatSchema = z.strictObject({ ...common, ...renderShape });
-const detokenizeSchema = z.strictObject({ model: z.string().nullish(), tokens: z.array(z.int()) });
+const detokenizeSchema = z.strictObject({ model: z.string().nullish(), tokens: z.array(wholeNumber()) });
 
 /** `POST /tokenize`: a text (`prompt`), or a conversation (`messages`) as the chat route would see it. */
 export async function tokenize(context: ServerContext, exchange: Exchange): Promise<void> {

@@ -3,7 +3,7 @@
  *
  * Shapes and types are checked here; ranges of sampling parameters in `sampling-params.ts`; limits of the engine in `AsyncEngine`.
  */
-import type { z } from "zod";
+import { z } from "zod";
 import { RequestError } from "../errors.ts";
 
 /** A field of OpenAI's or vLLM's API that we do not support, and the values of it that change nothing. */
@@ -51,6 +51,9 @@ export function validate<T>(
   throw refusal(result.error.issues, input, Object.keys(schema.shape));
 }
 
+/** A schema of whole numbers, also for the message. */
+export const wholeNumber = () => z.int({ error: "a whole number" });
+
 /** A JSON value in a message, shortened. */
 export function show(value: unknown): string {
   const text = value === undefined ? "nothing" : JSON.stringify(value);
@@ -88,6 +91,7 @@ interface Description {
 
 function describe(issue: Issue): Description {
   const { path } = issue;
+  if (!/^(Invalid|Too|Unrecognized)/.test(issue.message)) return { path, expected: issue.message }; // the schema's own words
   switch (issue.code) {
     case "unrecognized_keys":
       return { path, expected: "", unknownKey: issue.keys[0]! };
@@ -114,7 +118,6 @@ function describe(issue: Issue): Description {
 const TYPE_WORDS: Readonly<Record<string, string>> = {
   string: "a string",
   number: "a number",
-  int: "a whole number",
   boolean: "true or false",
   array: "a list",
   object: "an object",

@@ -81,7 +81,7 @@ export class FakeLlm implements ServerModel {
   renderChat(request: RenderChatRequest): string {
     this.rendered.push(request);
     if (request.messages[0]?.content === "refuse me") {
-      throw new RequestError(400, "the chat template refused the messages: no", { param: "messages" });
+      throw new RequestError(400, "the chat template refused the messages: no", { param: "messages", code: "invalid_messages" });
     }
     const lines = request.messages.map(({ role, content }) => `${role}: ${content}\n`);
     return lines.join("") + (request.addGenerationPrompt ? "assistant: " : "");

@@ -215,7 +215,7 @@ function answerView() {
     if (firstMs === undefined) return end;
     const seconds = (lastMs - firstMs) / 1000;
     const rate = tokens > 1 && seconds > 0 ? `${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
-    const first = `first after ${((firstMs - startMs) / 1000).toFixed(2)} s`;
+    const first = `first token after ${((firstMs - startMs) / 1000).toFixed(2)} s`;
     return [end, rate, `${tokens} ${tokens === 1 ? "token" : "tokens"}`, first].filter((part) => part !== "").join(" · ");
   };
   return {
