@@ -1,5 +1,6 @@
 /** Renders templates/sample.cpu.njk for a vocabulary, compiles it, and runs rows through the executor. */
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import nunjucks from "nunjucks";
 import { MAX_LOGPROBS, SAMPLE_FLOATS, SAMPLE_FLOATS_WIDTH, SAMPLE_INTS, SAMPLE_INTS_WIDTH } from "../../runtime/batch.ts";
 import type { NativeExecutor } from "../../runtime/native.ts";
@@ -28,12 +29,13 @@ export class SampleKernel {
     flags: readonly string[],
     threads = 2,
   ) {
-    const abi = 'extern "C" const uint32_t ingot_abi;\nconst uint32_t ingot_abi = 1;\n';
+    const abi = 'extern "C" __attribute__((visibility("default"))) const uint32_t ingot_abi;\nconst uint32_t ingot_abi = 1;\n';
     const source = environment.renderString(template, { name: "sample", vocab }) + abi;
+    const include = fileURLToPath(new URL("../../templates", import.meta.url));
     const padded = Math.ceil(vocab / 16) * 16;
     this.executor = testAddon().createExecutor(
       executorOptions({
-        library: compileKernels(`sample-${vocab}`, source, flags),
+        library: compileKernels(`sample-${vocab}`, source, [...flags, `-I${include}`, "-fvisibility=hidden"]),
         scratchBytes: 12 * padded + 8 * Math.ceil(padded / 1024) + 4 * Math.ceil(vocab / 64),
         threads,
         numArrays: 8,
