@@ -1,0 +1,244 @@
+/**
+ * Kernel specs become C++ text: a skeleton, its slots, and the constants a schedule chose.
+ *
+ * Text depends on what a kernel computes and nothing else (no layer, tensor or buffer name), so equal work has equal text.
+ */
+import { KERNEL_ABI } from "../../runtime/manifest.ts";
+import { invariant } from "../errors.ts";
+import type { Dim, DType } from "../ir/tensor-type.ts";
+import { kernelArgs } from "../kernels/operands.ts";
+import type { Expr, HeadChain, KernelKind, KernelOf, KernelSpec, StoreKvKernel } from "../kernels/spec.ts";
+import { paddedK } from "../schedule/layout.ts";
+import type { KernelSchedule } from "../schedule/schedule.ts";
+import type { CpuDialect } from "./cpu.ts";
+import { floatLiteral, formulaText } from "./expression.ts";
+import { renderSlots, type SlotOptions } from "./slots.ts";
+import { readTemplate, renderTemplate, type TemplateContext } from "./template.ts";
+
+/** One rendered kernel: the exported symbol, its C++ text, and what each thread must lend it. */
+export interface RenderedKernel {
+  readonly name: string;
+  readonly source: string;
+  readonly scratchBytes: number;
+}
+
+/** A file that belongs beside the kernels. */
+export interface SourceFile {
+  readonly name: string;
+  readonly text: string;
+}
+
+/** Renders `spec` as `schedule` says, under the name `name`. */
+export function renderKernel(spec: KernelSpec, schedule: KernelSchedule, dialect: CpuDialect, name = spec.name): RenderedKernel {
+  invariant(schedule.isa === dialect.isa, `${spec.name} was scheduled for ${schedule.isa}, not for ${dialect.isa}`);
+  const context = (contexts[spec.kind] as ContextOf<KernelKind>)(spec as never, schedule, dialect);
+  const { scratchBytes = 0, ...fields } = context;
+  return {
+    name,
+    source: renderTemplate(`${schedule.skeleton}.cpu.njk`, { name, prelude: dialect.prelude, ...fields }),
+    scratchBytes: scratchBytes as number,
+  };
+}
+
+/** Files every kernel library of a dialect needs: the preludes, and the source that says which calling convention it was built for. */
+export function librarySources(dialect: CpuDialect): readonly SourceFile[] {
+  const library = [
+    "// Version of the calling convention (prelude.cpu.h) these kernels were generated for.",
+    "#include <stdint.h>",
+    "",
+    'extern "C" __attribute__((visibility("default"))) const uint32_t ingot_abi;',
+    `const uint32_t ingot_abi = ${KERNEL_ABI};`,
+    "",
+  ].join("\n");
+  return [...dialect.preludeFiles.map((name) => ({ name, text: readTemplate(name) })), { name: "library.cpp", text: library }];
+}
+
+type ContextOf<K extends KernelKind> = (spec: KernelOf<K>, schedule: KernelSchedule, dialect: CpuDialect) => TemplateContext;
+
+const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
+  embedding: (s, schedule) => ({
+    cols: s.out.cols,
+    vocab: s.table.rows,
+    tableDtype: cppType(s.table.dtype),
+    tableLayout: schedule.tableLayout,
+    fromPanels: schedule.tableLayout === "panel16",
+    paddedK: paddedK(s.table),
+    outDtype: s.out.dtype,
+    ...slots({ ...s, isa: schedule.isa, x: null, firstOperandArg: 2, outArg: 2 + s.operands.length, ways: 1 }),
+  }),
+
+  rms_norm: (s, schedule) => {
+    const gainArg = s.rows ? 2 : 1;
+    return {
+      cols: s.out.cols,
+      rows: extentText(s.out.rows),
+      sourceRow: s.rows ? "rows[t]" : "t",
+      gathers: s.rows !== null,
+      gainArg,
+      eps: s.eps,
+      epsLiteral: floatLiteral(s.eps),
+      loadGain: s.out.cols % 16 === 0 ? "load(gain + col)" : `load_first(gain + col, kCols - col)`,
+      xDtype: s.x.dtype,
+      outDtype: s.out.dtype,
+      ...slots({
+        ...s,
+        isa: schedule.isa,
+        firstOperandArg: gainArg + 1,
+        outArg: gainArg + 1 + s.operands.length,
+        ways: 1,
+      }),
+    };
+  },
+
+  linear: (s, schedule) => {
+    const { blocking, skeleton } = schedule;
+    const common = {
+      n: s.n,
+      k: s.k,
+      ways: s.ways,
+      weightRows: s.n * s.ways,
+      units: Math.ceil(s.n / 16),
+      rows: extentText(s.out.rows),
+      rowCount: rowCountText(s.out.rows),
+      outDtype: s.out.dtype,
+      ...blocking,
+      ...slots({ ...s, isa: schedule.isa, x: null, firstOperandArg: 2, outArg: 2 + s.operands.length }),
+    };
+    const panels = field(blocking, "streams") * s.ways;
+    const write = (next: string) =>
+      `write(slots, row0 + row, (unit + u) * 16, ${s.ways === 1 ? "load(acc)" : `load(acc), load(acc + ${next})`});`;
+    if (skeleton === "linear_amx") {
+      return {
+        ...common,
+        tilesK: Math.ceil(s.k / 32),
+        writeAcc: write("kTileC"),
+        scratchBytes: field(blocking, "rowTilesPerPass") * panels * 1024,
+      };
+    }
+    return {
+      ...common,
+      weightDtype: cppType(s.w.dtype),
+      paddedK: paddedK(s.w),
+      writeAcc: write("16"),
+      scratchBytes: field(blocking, "rowsPerPass") * panels * 64,
+    };
+  },
+
+  rope_angles: (s) => {
+    const literals = s.invFreq.map(floatLiteral);
+    const lines = Array.from(
+      { length: Math.ceil(literals.length / 8) },
+      (_, i) => `${literals.slice(8 * i, 8 * i + 8).join(", ")},`,
+    );
+    return {
+      half: s.invFreq.length,
+      cols: s.out.cols,
+      attentionFactor: s.attentionFactor,
+      factorLiteral: floatLiteral(s.attentionFactor),
+      invFreqLines: lines,
+    };
+  },
+
+  store_kv: (s, schedule) => storeKv(s, schedule),
+
+  paged_attention: (s, schedule) => {
+    const { blocking } = schedule;
+    const group = s.numHeads / s.kv.numKvHeads;
+    const rows = field(blocking, "tileTokens") * group;
+    const chunk = field(blocking, "chunk");
+    return {
+      headDim: s.headDim,
+      numHeads: s.numHeads,
+      numKvHeads: s.kv.numKvHeads,
+      group,
+      kvDtype: cppType(s.kv.dtype),
+      blockSize: schedule.kvBlockSize,
+      scale: s.scale,
+      scaleLiteral: floatLiteral(s.scale),
+      visible: s.window === null ? "0 … positions[t]" : `the last ${s.window} up to positions[t]`,
+      firstVisible: s.window === null ? "0" : `int32_t(max_of(0, positions[t] + 1 - ${s.window}))`,
+      outCols: s.out.cols,
+      outDtype: s.out.dtype,
+      ...blocking,
+      ...slots({ ...s, isa: schedule.isa, x: null, operands: [], firstOperandArg: 5, outArg: 5, ways: 1 }),
+      scratchBytes: 4 * (rows * (2 * s.headDim + chunk + 4) + 2 * chunk * s.headDim),
+    };
+  },
+
+  elementwise: (s, schedule) => ({
+    cols: s.out.cols,
+    rows: extentText(s.out.rows),
+    outDtype: s.out.dtype,
+    ...slots({ ...s, isa: schedule.isa, x: null, firstOperandArg: 0, outArg: s.operands.length, ways: 0 }),
+  }),
+
+  sample: (s) => {
+    const padded = Math.ceil(s.vocabSize / 16) * 16; // see the scratch line of the skeleton
+    return {
+      vocab: s.vocabSize,
+      scratchBytes: 12 * padded + 8 * Math.ceil(padded / 1024) + 4 * Math.ceil(s.vocabSize / 64),
+    };
+  },
+};
+
+function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
+  const args = kernelArgs(s);
+  let next = 1;
+  const chain = (name: string, c: HeadChain, store: string) => ({
+    name,
+    col: c.col,
+    numHeads: c.numHeads,
+    what: `${c.norm ? `, normalized (eps ${c.norm.eps})` : ""}${c.rope ? `, ${2 * c.rope.half} elements rotated in ${c.rope.style === "half" ? "halves" : "neighbouring pairs"}` : ""}`,
+    hasNorm: c.norm !== null,
+    gainArg: c.norm ? next++ : 0,
+    eps: floatLiteral(c.norm?.eps ?? 0),
+    hasRope: c.rope !== null,
+    anglesArg: c.rope ? next++ : 0,
+    half: c.rope?.half ?? 0,
+    angleCols: c.rope?.angles.cols ?? 0,
+    interleaved: c.rope?.style === "interleaved",
+    store,
+  });
+  const chains = [
+    chain("q", s.q, `memcpy(out + t * ${s.out.cols} + h * kHeadDim, head, sizeof head);`),
+    chain(
+      "k",
+      s.k,
+      "for (int64_t d = 0; d < kHeadDim; ++d) narrow(head[d], &keys[h * 2 * kHalfBlock + panel16_at<cached>(d, offset % 16)]);",
+    ),
+    chain("v", s.v, "for (int64_t d = 0; d < kHeadDim; d += 16) store(values + h * 2 * kHalfBlock + d, load(head + d));"),
+  ];
+  invariant(args.length === next + 5, `${s.name} takes ${args.length} arguments; its skeleton knows ${next + 5}`);
+  invariant(s.x.dtype === "f32" && s.out.dtype === "f32", `${s.name} reads and writes f32 rows`);
+  return {
+    headDim: s.headDim,
+    numKvHeads: s.kv.numKvHeads,
+    xCols: s.x.cols,
+    outCols: s.out.cols,
+    kvDtype: cppType(s.kv.dtype),
+    blockSize: schedule.kvBlockSize,
+    anyNorm: chains.some((c) => c.hasNorm),
+    anyRope: chains.some((c) => c.hasRope),
+    chains,
+    kvArg: next,
+    positionsArg: next + 1,
+    seqIdsArg: next + 2,
+    blockTablesArg: next + 3,
+    outArg: next + 4,
+  };
+}
+
+function slots(options: SlotOptions & { epilogue: Expr }): { slots: string; formula: string } {
+  return { slots: renderSlots(options), formula: formulaText(options.epilogue, options.ways) };
+}
+
+function field(blocking: Readonly<Record<string, number>>, name: string): number {
+  const value = blocking[name];
+  invariant(value !== undefined, `the schedule has no ${name}`);
+  return value;
+}
+
+const cppType = (dtype: DType): string => (dtype === "f32" ? "float" : dtype);
+const extentText = (rows: Dim): string => (typeof rows === "number" ? `${rows}` : rows.sym);
+const symbolIndex = { T: "kTokens", B: "kSequences", S: "kSampledRows", P: "kBlocksPerTable" } as const;
+const rowCountText = (rows: Dim): string => (typeof rows === "number" ? `${rows}` : `launch->dims[${symbolIndex[rows.sym]}]`);

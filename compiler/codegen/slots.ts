@@ -1,0 +1,114 @@
+/**
+ * Slots: the values around a kernel's accumulators, rendered as a struct of pointers and small inline functions that the
+ * skeleton calls by name (`write`, and `read_x` where it reads an activation buffer).
+ */
+
+import type { BufferValue, Expr, TensorValue } from "../kernels/spec.ts";
+import { type BufferLayout, bufferLayout } from "../schedule/layout.ts";
+import type { Isa } from "./cpu.ts";
+import { formulaText, laneText } from "./expression.ts";
+
+/** A pointer in the slots: a C++ name, the value behind it, and its place among the arguments. */
+interface Pointer {
+  readonly name: string;
+  readonly value: BufferValue | TensorValue;
+  readonly arg: number;
+}
+
+export interface SlotOptions {
+  readonly isa: Isa;
+  /** An activation buffer the anchor reads, at argument 0. */
+  readonly x: BufferValue | null;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  /** Argument of operand 0; the others follow. */
+  readonly firstOperandArg: number;
+  readonly out: BufferValue;
+  readonly outArg: number;
+  /** Number of accumulators: 0 for elementwise work, 2 for a gated linear. */
+  readonly ways: number;
+}
+
+/** The C++ text of the slots. */
+export function renderSlots(o: SlotOptions): string {
+  const operands = o.operands.map((value, i): Pointer => ({ name: `operand${i}`, value, arg: o.firstOperandArg + i }));
+  const out: Pointer = { name: "out", value: o.out, arg: o.outArg };
+  const pointers = [...(o.x ? [{ name: "x", value: o.x, arg: 0 }] : []), ...operands, out];
+  return [structText(pointers, o.isa), ...(o.x ? [readerText(o.x, o.isa)] : []), writerText(o, operands)].join("\n");
+}
+
+function structText(pointers: readonly Pointer[], isa: Isa): string {
+  const qualified = (p: Pointer) => `${p.name === "out" ? "" : "const "}${cppType(p.value)}*`;
+  const fields = pointers.map((p) => `  ${qualified(p)} ${p.name};  // ${describe(p.value, isa)}`);
+  const init = pointers.map((p) => `        ${p.name}((${qualified(p)})launch->args[${p.arg}])`);
+  return [
+    "// What is read and written around the sums.",
+    "struct Slots {",
+    ...fields,
+    "  explicit Slots(const IngotLaunch* launch)",
+    `      : ${init.join(",\n").trim()} {}`,
+    "};",
+    "",
+  ].join("\n");
+}
+
+const readerText = (x: BufferValue, isa: Isa): string =>
+  [
+    "// Sixteen columns of x; zero beyond the last.",
+    `INGOT_INLINE f32x16 read_x(const Slots& slots, int64_t row, int64_t col) {`,
+    `  return ${loadText("slots.x", x, isa)};`,
+    "}",
+    "",
+  ].join("\n");
+
+function writerText(o: SlotOptions, operands: readonly Pointer[]): string {
+  const accs = o.ways === 1 ? ["acc"] : Array.from({ length: o.ways }, (_, way) => `acc${way}`);
+  const parameters = ["const Slots& slots", "int64_t row", "int64_t col", ...accs.map((a) => `f32x16 ${a}`)];
+  const loads = operands.map((p) => `  const f32x16 ${p.name} = ${loadText(`slots.${p.name}`, p.value, o.isa)};`);
+  return [
+    `// out[row, col … col + 15] = ${formulaText(o.epilogue, o.ways)}`,
+    `INGOT_INLINE void write(${parameters.join(", ")}) {`,
+    ...loads,
+    ...storeLines(o.out, laneText(o.epilogue, o.ways), bufferLayout(o.isa, o.out)),
+    "}",
+    "",
+  ].join("\n");
+}
+
+/** Stores to the output; a tile layout is zeroed beyond the last column by whoever writes that column. */
+function storeLines(out: BufferValue, value: string, layout: BufferLayout): string[] {
+  const at = address("slots.out", out, layout);
+  if (layout === "rows")
+    return [out.cols % 16 === 0 ? `  store(${at}, ${value});` : `  store_first(${at}, ${value}, ${out.cols} - col);`];
+  const rest = out.cols % 32;
+  const lines =
+    out.cols % 16 === 0
+      ? [`  store(${at}, ${value});`]
+      : [
+          `  const f32x16 lane = lane_index() + splat(float(col));`,
+          `  store(${at}, select_less(lane, splat(${out.cols}.0f), ${value}, zero()));`,
+        ];
+  if (rest >= 1 && rest <= 16) {
+    const last = out.cols - (((out.cols - 1) % 16) + 1);
+    lines.push(`  if (col == ${last}) store(${at} + 16, zero());  // the tile's columns beyond ${out.cols}`);
+  }
+  return lines;
+}
+
+function loadText(pointer: string, value: BufferValue | TensorValue, isa: Isa): string {
+  const layout = value.kind === "buffer" ? bufferLayout(isa, value) : "rows";
+  const at = value.rows === 1 ? `${pointer} + col` : address(pointer, value, layout);
+  return value.cols % 16 === 0 || layout !== "rows" ? `load(${at})` : `load_first(${at}, ${value.cols} - col)`;
+}
+
+const address = (pointer: string, value: BufferValue | TensorValue, layout: BufferLayout): string =>
+  `${pointer} + ${layout}_at<${value.cols}>(row, col)`;
+
+const cppType = (value: BufferValue | TensorValue): string => (value.dtype === "f32" ? "float" : value.dtype);
+
+function describe(value: BufferValue | TensorValue, isa: Isa): string {
+  const rows = typeof value.rows === "number" ? value.rows : value.rows.sym;
+  const shape = rows === 1 ? `(${value.cols})` : `(${rows}, ${value.cols})`;
+  const layout = value.kind === "buffer" ? bufferLayout(isa, value) : "rows";
+  return `${shape} ${value.dtype}${layout === "rows" ? "" : ` as ${layout}`}`;
+}

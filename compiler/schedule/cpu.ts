@@ -1,0 +1,89 @@
+/**
+ * Schedules for CPUs: which skeleton computes a spec, in what blocks, and how its work is handed to threads.
+ *
+ * The planner takes grids from here, the renderer takes the constants.
+ */
+import type { Rpn } from "../../runtime/manifest.ts";
+import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { invariant, UnsupportedError } from "../errors.ts";
+import type { Dim } from "../ir/tensor-type.ts";
+import type { KernelKind, KernelOf, KernelSpec, LinearKernel } from "../kernels/spec.ts";
+import { tensorLayout } from "./layout.ts";
+import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from "./schedule.ts";
+
+/** Schedules one spec. Throws `UnsupportedError` for dtypes or sizes that no skeleton of this target computes. */
+export function scheduleKernel(
+  spec: KernelSpec,
+  isa: Isa,
+  context: ScheduleContext = { kvBlockSize: DEFAULT_KV_BLOCK_SIZE, panelTensors: new Set() },
+): KernelSchedule {
+  invariant(
+    context.kvBlockSize > 0 && context.kvBlockSize % 16 === 0,
+    `KV blocks hold multiples of 16 tokens, not ${context.kvBlockSize}`,
+  );
+  const partial = (schedules[spec.kind] as (s: KernelSpec, isa: Isa) => Partial<KernelSchedule>)(spec, isa);
+  return {
+    isa,
+    skeleton: spec.kind,
+    grid: spec.kind === "sample" ? extent(spec.logits.rows) : extent(spec.out.rows),
+    chunk: 1,
+    serialUnits: 0,
+    blocking: {},
+    kvBlockSize: context.kvBlockSize,
+    tableLayout: spec.kind === "embedding" ? tensorLayout(spec.table, context.panelTensors) : "rows",
+    ...partial,
+  };
+}
+
+const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => Partial<KernelSchedule> } = {
+  embedding: (s) => rowWork(s.out.cols),
+  rms_norm: (s) => rowWork(s.out.cols),
+  elementwise: (s) => rowWork(s.out.cols),
+  rope_angles: () => ({ chunk: 2, serialUnits: 1 }),
+  store_kv: (s) => {
+    requireLanes(s.name, s.headDim);
+    if (s.v.norm || s.v.rope)
+      throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
+    return { chunk: 2, serialUnits: 1 };
+  },
+  linear: (s, isa) => linear(s, isa),
+  paged_attention: (s, isa) => {
+    requireLanes(s.name, s.headDim);
+    const { rowBlock, accumulators } = cpuDialects[isa];
+    const group = s.numHeads / s.kv.numKvHeads;
+    // About 32 rows share one conversion of a chunk of keys and values; a tile of decode rows is not larger than 16 sequences.
+    const tileTokens = Math.max(1, Math.min(16, 2 ** Math.floor(Math.log2(64 / group))));
+    return {
+      grid: [extent(s.q.rows)[0]!, tileTokens, "ceildiv", s.kv.numKvHeads, "mul"],
+      blocking: { tileTokens, chunk: 64, rowBlock, accumulators },
+    };
+  },
+  sample: () => ({}),
+};
+
+function linear(spec: LinearKernel, isa: Isa): Partial<KernelSchedule> {
+  const { tiles, rowBlock, accumulators } = cpuDialects[isa];
+  const units = Math.ceil(spec.n / 16);
+  const streams = 4;
+  const common = { grid: [units], chunk: streams };
+  if (spec.x.dtype === "bf16" && spec.w.dtype === "bf16" && tiles) {
+    return { ...common, skeleton: "linear_amx", blocking: { streams, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 4 } };
+  }
+  if (spec.x.dtype !== "f32" || !["f32", "bf16", "f16"].includes(spec.w.dtype)) {
+    throw new UnsupportedError(
+      `${spec.name}: a linear of ${spec.x.dtype} rows with ${spec.w.dtype} weights has no kernel on cpu:${isa}; cast its input to f32`,
+    );
+  }
+  return { ...common, blocking: { streams, rowBlock, accumulators, rowsPerPass: 96, blockK: 512, prefetchBytes: 1024 } };
+}
+
+/** Row work of a few operations per element: rows that take less than a barrier are not shared. */
+function rowWork(cols: number): Partial<KernelSchedule> {
+  return { chunk: Math.max(1, Math.min(16, Math.floor(16384 / cols))), serialUnits: Math.max(1, Math.floor(4096 / cols)) };
+}
+
+function requireLanes(name: string, headDim: number): void {
+  if (headDim % 16 !== 0) throw new UnsupportedError(`${name}: head sizes are multiples of 16; found ${headDim}`);
+}
+
+const extent = (dim: Dim): Rpn => [typeof dim === "number" ? dim : dim.sym];

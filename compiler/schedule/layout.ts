@@ -1,0 +1,37 @@
+/**
+ * How values lie in memory on a target: activations in the arena, tensors in weights.bin, the KV cache in its blocks.
+ */
+import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
+import type { BufferValue, KernelSpec, KvValue, TensorValue } from "../kernels/spec.ts";
+
+export type BufferLayout = "rows" | "tile16x32";
+export type TensorLayout = "rows" | "panel16";
+
+/** Names of the tensors that linears read. */
+export const panelTensors = (specs: readonly KernelSpec[]): ReadonlySet<string> =>
+  new Set(specs.flatMap((s) => (s.kind === "linear" ? [s.w.name] : [])));
+
+/** How a buffer lies in the arena: bf16 activations are tiles where tiles multiply them. */
+export const bufferLayout = (isa: Isa, buffer: BufferValue): BufferLayout =>
+  cpuDialects[isa].tiles && buffer.dtype === "bf16" ? "tile16x32" : "rows";
+
+/** Bytes of a buffer at its largest extent, padding of its layout included. */
+export function bufferBytes(isa: Isa, buffer: BufferValue): number {
+  const rows = maxOf(buffer.rows);
+  if (bufferLayout(isa, buffer) === "rows") return rows * buffer.cols * dtypeBytes[buffer.dtype];
+  return roundUp(rows, 16) * roundUp(buffer.cols, 32) * dtypeBytes[buffer.dtype];
+}
+
+/** How a tensor lies in weights.bin. */
+export const tensorLayout = (tensor: TensorValue, panels: ReadonlySet<string>): TensorLayout =>
+  panels.has(tensor.name) ? "panel16" : "rows";
+
+/** K of a weight panel as it is packed: bf16 panels are whole tiles of 32. */
+export const paddedK = (w: TensorValue): number => (w.dtype === "bf16" ? roundUp(w.cols, 32) : w.cols);
+
+/** Bytes of one KV block of one layer: [kv head][K | V], each `blockSize` tokens of headDim. */
+export const kvBlockBytes = (kv: KvValue, blockSize: number): number =>
+  kv.numKvHeads * 2 * blockSize * kv.headDim * dtypeBytes[kv.dtype];
+
+const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;

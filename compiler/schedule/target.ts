@@ -1,0 +1,39 @@
+/**
+ * Target strings: what they name, what a processor needs to run one, and which suits a processor best.
+ */
+import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { CompileError } from "../errors.ts";
+
+/** What a target string names. */
+export interface Target {
+  readonly family: "cpu";
+  readonly isa: Isa;
+}
+
+/** Every target string, `cpu:generic` first. */
+export const knownTargets: readonly string[] = Object.keys(cpuDialects).map((isa) => `cpu:${isa}`);
+
+/** Reads a target string such as `cpu:avx512-amx`. Throws `CompileError` listing the known targets. `native` is the caller's to resolve. */
+export function parseTarget(text: string): Target {
+  const isa = text.startsWith("cpu:") ? text.slice("cpu:".length) : "";
+  if (!Object.hasOwn(cpuDialects, isa)) {
+    throw new CompileError(`target ${JSON.stringify(text)} is not known; the targets are ${knownTargets.join(", ")} and native`);
+  }
+  return { family: "cpu", isa: isa as Isa };
+}
+
+/** Features a processor must have to run a level, in the words of the addon's `cpuFacts`. */
+export const isaFeatures = (isa: Isa): readonly string[] => cpuDialects[isa].features;
+
+/** Features of `isa` that a processor lacks: empty if it can run the level. */
+export const missingFeatures = (isa: Isa, features: readonly string[]): readonly string[] =>
+  isaFeatures(isa).filter((f) => !features.includes(f));
+
+/** The most able level whose features are all present. */
+export function bestIsa(features: readonly string[]): Isa {
+  const preference: readonly Isa[] = ["avx512-amx", "avx512", "avx2", "neon", "generic"];
+  return preference.find((isa) => missingFeatures(isa, features).length === 0) ?? "generic";
+}
+
+/** The target string that suits a processor best: what `native` stands for. */
+export const bestTarget = (cpu: { readonly features: readonly string[] }): string => `cpu:${bestIsa(cpu.features)}`;

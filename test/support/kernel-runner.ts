@@ -1,0 +1,324 @@
+/**
+ * Runs generated kernels outside any engine: renders a spec, compiles it with the product's flags into a small program, feeds it
+ * memory in the kernels' layouts and reads the outputs back. NEON kernels run under qemu's user mode.
+ */
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type CpuDialect, cpuDialects, type Isa } from "../../compiler/codegen/cpu.ts";
+import { librarySources, renderKernel } from "../../compiler/codegen/render.ts";
+import { evaluateRpn } from "../../compiler/engine/manifest.ts";
+import type { InputName } from "../../compiler/ir/ops.ts";
+import type { KernelEnvironment, KvSlots } from "../../compiler/kernels/interpret.ts";
+import { kernelArgs, kernelOutput } from "../../compiler/kernels/operands.ts";
+import type { BufferValue, KernelSpec, TensorValue, Value } from "../../compiler/kernels/spec.ts";
+import { scheduleKernel } from "../../compiler/schedule/cpu.ts";
+import { bufferLayout } from "../../compiler/schedule/layout.ts";
+import { missingFeatures } from "../../compiler/schedule/target.ts";
+import { type Compiler, findCompiler } from "../../compiler/toolchain/compiler.ts";
+import { compileFlags } from "../../compiler/toolchain/flags.ts";
+import { packElements, panelElements, panelPlace, rowsPlace, tilePlace, unpackElements } from "./kernel-layouts.ts";
+
+/** A way to run kernels on this machine. */
+export interface Runner {
+  readonly name: string;
+  readonly isa: Isa;
+  readonly dialect: CpuDialect;
+  readonly compiler: Compiler;
+  /** Program that runs the result, if the processor does not. */
+  readonly emulator: readonly string[];
+  readonly extraFlags: readonly string[];
+}
+
+const folder = join(tmpdir(), "ingot-kernel-runner");
+
+/** The levels this processor runs natively, the tile twin on plain C++, and NEON under emulation where it is installed. */
+export function runners(options: { readonly neon: boolean }): Runner[] {
+  const compiler = findCompiler();
+  const features = cpuFeatures();
+  const native = (Object.keys(cpuDialects) as Isa[])
+    .filter((isa) => missingFeatures(isa, features).length === 0 && familyOf(isa, compiler))
+    .map((isa): Runner => ({ name: isa, isa, dialect: cpuDialects[isa], compiler, emulator: [], extraFlags: [] }));
+  const neon = options.neon && !native.some((r) => r.isa === "neon") ? emulatedNeon() : null;
+  return [...native, tileTwin(compiler), ...(neon ? [neon] : [])];
+}
+
+/** The AMX kernels over plain C++ lanes and the twin of the tile instructions: any machine. */
+function tileTwin(compiler: Compiler): Runner {
+  const dialect: CpuDialect = {
+    ...cpuDialects["avx512-amx"],
+    prelude: "twin.h",
+    preludeFiles: [...cpuDialects.generic.preludeFiles, "prelude.cpu.tiles.h"],
+  };
+  return { name: "tile twin", isa: "avx512-amx", dialect, compiler, emulator: [], extraFlags: ["-DINGOT_TILE_TWIN"] };
+}
+
+function emulatedNeon(): Runner | null {
+  const qemu = ["qemu-aarch64-static", "qemu-aarch64"].find((name) => spawnSync(name, ["--version"]).status === 0);
+  const cross = spawnSync("aarch64-linux-gnu-g++", ["--version"]).status === 0;
+  if (!qemu || !cross) return null;
+  const compiler = findCompiler("aarch64-linux-gnu-g++");
+  return { name: "neon", isa: "neon", dialect: cpuDialects.neon, compiler, emulator: [qemu], extraFlags: ["-static"] };
+}
+
+const familyOf = (isa: Isa, compiler: Compiler): boolean =>
+  isa === "generic" || (isa === "neon") === /^(aarch64|arm64)/.test(compiler.machine);
+
+function cpuFeatures(): string[] {
+  if (process.arch === "arm64") return ["neon"];
+  if (!existsSync("/proc/cpuinfo")) return [];
+  return /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(/\s+/) ?? [];
+}
+
+export interface RunOptions {
+  /** Operand whose memory the output takes over, by index. */
+  readonly inPlace?: number;
+  readonly kvBlockSize?: number;
+  /** Names of tensors packed as panels for readers that are not linears. */
+  readonly panelTensors?: ReadonlySet<string>;
+  /** Numbers in [0, 1) that order the ranges a launch is cut into. */
+  readonly random?: () => number;
+}
+
+/** What a kernel left behind. */
+export interface KernelResult {
+  readonly out: Float32Array;
+  readonly outBytes: Uint8Array;
+  readonly kv: KvSlots | null;
+}
+
+/** Runs `spec` once per environment, in one process; outputs hold NaN before. */
+export function runKernel(
+  spec: KernelSpec,
+  runner: Runner,
+  environments: readonly KernelEnvironment[],
+  options: RunOptions = {},
+): KernelResult[] {
+  const schedule = scheduleKernel(spec, runner.isa, {
+    kvBlockSize: options.kvBlockSize ?? 32,
+    panelTensors: options.panelTensors ?? new Set(),
+  });
+  const kernel = renderKernel(spec, schedule, runner.dialect);
+  const program = buildProgram(runner, kernel.name, kernel.source);
+  const args = kernelArgs(spec).map((a) => (a.kind === "value" ? a.value : fail(`${spec.name} takes step arrays`)));
+  const out = kernelOutput(spec) ?? fail(`${spec.name} has no output`);
+  const kvArg = args.findIndex((a) => a.kind === "kv");
+  const packed = environments.map((env) =>
+    args.map((arg, i) =>
+      i === args.length - 1 ? poison(out, runner.isa, env) : packArg(spec, arg, runner.isa, env, schedule.tableLayout),
+    ),
+  );
+  const aliasOf = options.inPlace === undefined ? -1 : args.length - 1 - operandCount(spec) + options.inPlace;
+
+  const chunks: Uint8Array[] = [int64(environments.length)];
+  environments.forEach((env, job) => {
+    const { T, B, S, P } = env.binding;
+    const ranges = cut(evaluateRpn(schedule.grid, env.binding), schedule.chunk, options.random ?? (() => 0.5));
+    chunks.push(
+      bytesOf(Int32Array.of(T, B, S, P)),
+      int64(kernel.scratchBytes),
+      int64(ranges.length),
+      ...ranges.flat().map(int64),
+      int64(args.length),
+    );
+    packed[job]!.forEach((bytes, i) => {
+      if (i === args.length - 1 && aliasOf >= 0) chunks.push(int64(-1 - aliasOf));
+      else chunks.push(int64(bytes.length), bytes);
+    });
+  });
+  const work = mkdtempSync(join(tmpdir(), "ingot-job-"));
+  try {
+    writeFileSync(join(work, "in"), Buffer.concat(chunks));
+    const [command = "", ...rest] = [...runner.emulator, program, join(work, "in"), join(work, "out")];
+    const { status, signal, stderr } = spawnSync(command, rest, { encoding: "utf8" });
+    if (status !== 0) throw new Error(`${spec.name} on ${runner.name} ended with ${signal ?? status}: ${stderr}`);
+    const result = readFileSync(join(work, "out"));
+    let at = 0;
+    return environments.map((env, job) => {
+      const after = packed[job]!.map((bytes) => {
+        at += bytes.length;
+        return result.subarray(at - bytes.length, at);
+      });
+      const outBytes = after.at(-1) as Uint8Array;
+      return {
+        out: unpackElements(out.dtype, outBytes, [rowsOf(out, env), out.cols], placeOf(out, runner.isa)),
+        outBytes,
+        kv: kvArg < 0 ? null : unpackKv(args[kvArg] as Extract<Value, { kind: "kv" }>, after[kvArg] as Uint8Array, env),
+      };
+    });
+  } finally {
+    rmSync(work, { recursive: true });
+  }
+}
+
+/** Compiles a kernel into a runnable program, once per content. */
+export function buildProgram(runner: Runner, name: string, source: string): string {
+  const main = readFileSync(new URL("./kernel-runner.cpp", import.meta.url), "utf8");
+  const flags = [...compileFlags(runner.compiler, runner.dialect.isa), ...runner.extraFlags];
+  const files = [
+    ...librarySources(runner.dialect).filter((f) => f.name.endsWith(".h")),
+    { name: "twin.h", text: '#include "prelude.cpu.generic.h"\n#include "prelude.cpu.tiles.h"\n' },
+    { name: "kernel.cpp", text: source },
+    { name: "main.cpp", text: main },
+  ];
+  const key = createHash("sha256")
+    .update(JSON.stringify([runner.compiler, flags, files]))
+    .digest("hex")
+    .slice(0, 24);
+  const place = join(folder, key);
+  const program = join(place, "run");
+  if (existsSync(program)) return program;
+  mkdirSync(folder, { recursive: true });
+  const work = mkdtempSync(join(folder, "partial-"));
+  for (const f of files) writeFileSync(join(work, f.name), f.text);
+  const [cxx = "", ...leading] = runner.compiler.command;
+  const compile = (...rest: string[]) => {
+    const { status, stderr } = spawnSync(cxx, [...leading, ...rest], { encoding: "utf8", cwd: work });
+    if (status !== 0) throw new Error(`${name} on ${runner.name} does not compile in ${work}: ${stderr}`);
+  };
+  compile(
+    ...flags,
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-missing-field-initializers",
+    "-c",
+    "kernel.cpp",
+    "-o",
+    "kernel.o",
+  );
+  compile("-std=c++17", "-O1", "-c", "main.cpp", "-o", "main.o");
+  compile(...runner.extraFlags, "kernel.o", "main.o", `-Wl,--defsym,kernel_under_test=${name}`, "-o", "run");
+  try {
+    renameSync(work, place);
+  } catch {
+    rmSync(work, { recursive: true }); // another process was faster
+  }
+  return program;
+}
+
+/** ‖a − b‖ / ‖b‖; NaN if either holds one. */
+export function relativeError(a: Float32Array, b: Float32Array): number {
+  if (a.length !== b.length) return Number.NaN;
+  let difference = 0;
+  let norm = 0;
+  for (let i = 0; i < a.length; i++) {
+    difference += (a[i]! - b[i]!) ** 2;
+    norm += b[i]! ** 2;
+  }
+  return norm === 0 ? Math.sqrt(difference) : Math.sqrt(difference / norm);
+}
+
+const operandCount = (spec: KernelSpec): number => ("operands" in spec ? spec.operands.length : 0);
+
+const rowsOf = (b: BufferValue, env: KernelEnvironment): number =>
+  typeof b.rows === "number" ? b.rows : env.binding[b.rows.sym];
+
+const placeOf = (b: BufferValue, isa: Isa) => (bufferLayout(isa, b) === "rows" ? rowsPlace(b.cols) : tilePlace(b.cols));
+
+function bufferElements(b: BufferValue, isa: Isa, env: KernelEnvironment): number {
+  const rows = rowsOf(b, env);
+  return bufferLayout(isa, b) === "rows" ? rows * b.cols : Math.ceil(rows / 16) * Math.ceil(b.cols / 32) * 512;
+}
+
+const poison = (out: BufferValue, isa: Isa, env: KernelEnvironment): Uint8Array =>
+  new Uint8Array(bufferElements(out, isa, env) * (out.dtype === "f32" ? 4 : 2)).fill(0xff);
+
+function packArg(spec: KernelSpec, arg: Value, isa: Isa, env: KernelEnvironment, tableLayout: string): Uint8Array {
+  switch (arg.kind) {
+    case "input":
+      return bytesOf(env.input(arg.name as InputName));
+    case "buffer": {
+      const data = env.buffers.get(arg.name) ?? fail(`${arg.name} is not given`);
+      const rows = rowsOf(arg, env);
+      // Rows of a tile beyond the batch hold NaN: nobody may read them into a result.
+      const bytes = packElements(arg.dtype, data, [rows, arg.cols], bufferElements(arg, isa, env), placeOf(arg, isa), 0);
+      return bufferLayout(isa, arg) === "rows" ? bytes : poisonRows(bytes, rows, arg.cols);
+    }
+    case "tensor":
+      return packTensor(spec, arg, env.tensor(arg), tableLayout);
+    case "kv":
+      return packKv(arg, env.kv(arg.layer));
+  }
+}
+
+function poisonRows(bytes: Uint8Array, rows: number, cols: number): Uint8Array {
+  const words = new Uint16Array(bytes.buffer);
+  const place = tilePlace(cols);
+  for (let row = rows; row % 16 !== 0; row++)
+    for (let col = 0; col < Math.ceil(cols / 32) * 32; col++) words[place(row, col)] = 0xffff;
+  return bytes;
+}
+
+function packTensor(spec: KernelSpec, tensor: TensorValue, data: Float32Array, tableLayout: string): Uint8Array {
+  const shape = [tensor.rows, tensor.cols] as const;
+  const isPanel =
+    (spec.kind === "linear" && spec.w === tensor) ||
+    (spec.kind === "embedding" && spec.table === tensor && tableLayout === "panel16");
+  if (!isPanel) return packElements(tensor.dtype, data, shape, tensor.rows * tensor.cols, rowsPlace(tensor.cols));
+  const ways = spec.kind === "linear" ? spec.ways : 1;
+  const n = tensor.rows / ways;
+  const place = panelPlace(tensor.dtype, n, tensor.cols, ways);
+  return packElements(tensor.dtype, data, shape, panelElements(tensor.dtype, n, tensor.cols, ways), place);
+}
+
+/** [block][kv head][K panels | V rows] */
+function kvPlaces(kv: Extract<Value, { kind: "kv" }>, blockSize: number) {
+  const { headDim, numKvHeads, dtype } = kv;
+  const half = blockSize * headDim;
+  const head = (slot: number, col: number) => (Math.floor(slot / blockSize) * numKvHeads + Math.floor(col / headDim)) * 2 * half;
+  return {
+    k: (slot: number, col: number) =>
+      head(slot, col) +
+      panelPlace(dtype === "bf16" ? "bf16" : "f32", blockSize, headDim, 1)(slot % blockSize, col % headDim) -
+      padding(slot),
+    v: (slot: number, col: number) => head(slot, col) + half + (slot % blockSize) * headDim + (col % headDim),
+  };
+  // panelPlace pads k to 32 for bf16 weights; a cache has no padding.
+  function padding(slot: number): number {
+    const padded = dtype === "bf16" ? Math.ceil(headDim / 32) * 32 : headDim;
+    return Math.floor((slot % blockSize) / 16) * 16 * (padded - headDim);
+  }
+}
+
+function packKv(kv: Extract<Value, { kind: "kv" }>, slots: KvSlots): Uint8Array {
+  const width = kv.numKvHeads * kv.headDim;
+  const count = slots.k.length / width;
+  const places = kvPlaces(kv, slots.blockSize);
+  const elements = count * width * 2;
+  const k = packElements(kv.dtype, slots.k, [count, width], elements, places.k);
+  const v = packElements(kv.dtype, slots.v, [count, width], elements, places.v);
+  return k.map((byte, i) => byte | v[i]!);
+}
+
+function unpackKv(kv: Extract<Value, { kind: "kv" }>, bytes: Uint8Array, env: KernelEnvironment): KvSlots {
+  const { blockSize, k } = env.kv(kv.layer);
+  const width = kv.numKvHeads * kv.headDim;
+  const shape = [k.length / width, width] as const;
+  const places = kvPlaces(kv, blockSize);
+  return { blockSize, k: unpackElements(kv.dtype, bytes, shape, places.k), v: unpackElements(kv.dtype, bytes, shape, places.v) };
+}
+
+/** Cuts 0 … units − 1 at multiples of `chunk` into a few ranges and shuffles them. */
+function cut(units: number, chunk: number, random: () => number): [number, number][] {
+  const ranges: [number, number][] = [];
+  for (let begin = 0; begin < units; ) {
+    const end = Math.min(units, begin + chunk * (1 + Math.floor(random() * 3)));
+    ranges.push([begin, end]);
+    begin = end;
+  }
+  return ranges
+    .map((r) => [random(), r] as const)
+    .sort((a, b) => a[0] - b[0])
+    .map(([, r]) => r);
+}
+
+const bytesOf = (array: Int32Array | Float32Array): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+const int64 = (n: number): Uint8Array => new Uint8Array(BigInt64Array.of(BigInt(n)).buffer);
+function fail(message: string): never {
+  throw new Error(message);
+}
