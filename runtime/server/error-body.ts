@@ -29,9 +29,9 @@ export function errorAnswer(error: unknown, requestId: string): ErrorAnswer {
   return { status: 500, body: errorBody(500, message, null, "internal_error") };
 }
 
-/** True for errors that are nobody's mistake but the client's, and so belong in no log. */
-export function isClientError(error: unknown): boolean {
-  return error instanceof RequestError && error.status < 500;
+/** True for refusals: the client has been told all there is to say, a log would only repeat it. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof RequestError;
 }
 
 function errorBody(status: number, message: string, param: string | null, code: string | null): ErrorBody {

@@ -33,6 +33,9 @@ export interface Usage {
 /** News of choice `choice` (prompt · n + index). */
 export type OnDelta = (choice: number, delta: OutputDelta, params: SamplingParams) => Promise<void> | undefined;
 
+/** Most choices of one request: prompts · n. */
+const MAX_CHOICES = 4096;
+
 interface Run {
   readonly outputs: AsyncIterable<OutputDelta>;
   readonly params: SamplingParams;
@@ -55,6 +58,10 @@ export class Generation {
     const { llm, metrics, flight, prompts, sampling } = init;
     this.#flight = flight;
     this.#n = sampling.params.n;
+    if (this.#n * prompts.length > MAX_CHOICES) {
+      const message = `${prompts.length} prompts with n ${this.#n} make ${this.#n * prompts.length} choices; at most ${MAX_CHOICES} fit in one request`;
+      throw new RequestError(400, message, { param: "n", code: "invalid_value" });
+    }
     this.#promptTokens = prompts.reduce((sum, prompt) => sum + prompt.length, 0);
     this.#runs = prompts.map((promptTokenIds, i) => {
       const params = paramsFor(sampling, llm.maxModelLen - promptTokenIds.length);

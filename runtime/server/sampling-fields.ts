@@ -141,7 +141,8 @@ export function inWireNames<T>(names: WireNames, check: () => T): T {
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
     const message = Object.entries(names).reduce(
-      (text, [name, wireName]) => text.replaceAll(new RegExp(`\\b${name}\\b`, "g"), wireName),
+      // "the prompt of 20 tokens" is plain English, whatever the field is called
+      (text, [name, wireName]) => (name === "prompt" ? text : text.replaceAll(new RegExp(`\\b${name}\\b`, "g"), wireName)),
       error.message,
     );
     const param = error.param === null ? null : (names[error.param] ?? error.param);

@@ -2,7 +2,7 @@
  * What the routes share: the model, its name, the metrics, and how a generation begins, streams, fails and ends.
  */
 import { EngineError, InternalError } from "../errors.ts";
-import { errorAnswer, isClientError } from "./error-body.ts";
+import { errorAnswer, isRefusal } from "./error-body.ts";
 import type { EventStream } from "./event-stream.ts";
 import type { Exchange } from "./exchange.ts";
 import { Generation, type GenerationInit } from "./generation.ts";
@@ -77,9 +77,9 @@ export class ServerContext {
     }
   }
 
-  /** Notes an error that is not the client's. */
+  /** Notes a failure: what is neither a refusal nor a client's departure. */
   report(error: unknown, requestId: string): void {
-    if (isClientError(error) || error instanceof ClientGone) return;
+    if (isRefusal(error) || error instanceof ClientGone) return;
     if (error instanceof EngineError || error instanceof InternalError) this.#failure ??= error;
     this.#onError(error, requestId);
   }

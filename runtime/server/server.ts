@@ -30,7 +30,7 @@ export interface ServerOptions extends AccessOptions {
   readonly maxBodyBytes?: number;
   /** How long `close` lets running requests go on; default 30 s. */
   readonly drainTimeoutMs?: number;
-  /** Told of every failure that is not a client's mistake. */
+  /** Told of every failure; requests that were refused, and clients that went away, are none. */
   readonly onError?: (error: unknown, requestId: string) => void;
 }
 
@@ -108,7 +108,9 @@ async function handle({ req, res, context, access, routes }: Incoming): Promise<
     context.report(error, requestId);
     if (error instanceof ClientGone) return;
     if (!req.complete) res.shouldKeepAlive = false; // the rest of the body will not be read
-    sendError({ res, requestId }, error);
+    if (res.headersSent && !res.writableEnded)
+      res.destroy(); // half an answer must not look like a whole one
+    else sendError({ res, requestId }, error);
   }
 }
 

@@ -95,7 +95,8 @@ const REFUSED: readonly [path: string, body: object, param: string | null, messa
     "max_tokens",
     /the prompt of 2 tokens and max_tokens 600 make 602, more than 512/,
   ],
-  [CHAT, { ...hello, stream: true, max_tokens: 600 }, "max_tokens", /max_tokens 600 make/],
+  [CHAT, { ...hello, stream: true, max_tokens: 600 }, "max_tokens", /^the prompt of 7 tokens and max_tokens 600 make/],
+  [COMPLETIONS, { prompt: Array.from({ length: 100 }, () => "a"), n: 100 }, "n", /100 prompts with n 100 make 10000 choices/],
 ];
 
 describe("a request is refused with a 400 that names the field", () => {
