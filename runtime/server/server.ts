@@ -71,12 +71,17 @@ export function createServer(llm: ServerModel, options: ServerOptions): ModelSer
     { method: "GET", path: "/metrics", handle: (exchange) => metrics(context, exchange) },
     ...pageRoutes(),
   ];
-  const http = createHttpServer((req, res) => void handle({ req, res, context, access, routes }));
+  const answers = new Set<ServerResponse>(); // not sent to their end yet
+  const http = createHttpServer((req, res) => {
+    answers.add(res);
+    res.on("close", () => answers.delete(res));
+    void handle({ req, res, context, access, routes });
+  });
   let closing: Promise<void> | undefined;
   return {
     listen: () => listen(http, options),
     close: () => {
-      closing ??= close(http, context, options.drainTimeoutMs ?? 30_000);
+      closing ??= close(http, context, answers, options.drainTimeoutMs ?? 30_000);
       return closing;
     },
   };
@@ -148,13 +153,23 @@ function listen(http: Server, { host, port }: ServerOptions): Promise<{ url: str
   });
 }
 
-async function close(http: Server, context: ServerContext, drainTimeoutMs: number): Promise<void> {
+async function close(
+  http: Server,
+  context: ServerContext,
+  answers: ReadonlySet<ServerResponse>,
+  drainTimeoutMs: number,
+): Promise<void> {
   // The socket stays open while requests run, so that health checks and new clients are told why instead of being refused.
   await context.inFlight.drain(drainTimeoutMs);
   if (!http.listening) return;
   const closed = new Promise<void>((resolve) => http.close(() => resolve()));
-  http.closeIdleConnections();
-  const timer = setTimeout(() => http.closeAllConnections(), LAST_WORDS_MS);
-  await closed;
+  const sent = [...answers].map((res) => new Promise((resolve) => res.once("close", resolve)));
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise((resolve) => {
+    timer = setTimeout(resolve, LAST_WORDS_MS);
+  });
+  await Promise.race([Promise.all(sent), deadline]);
   clearTimeout(timer);
+  http.closeAllConnections(); // what is left is idle, or does not read
+  await closed;
 }
