@@ -5,7 +5,17 @@ import type { DType } from "../../compiler/ir/tensor-type.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { LinearKernel } from "../../compiler/kernels/spec.ts";
 import { type KernelResult, type Runner, relativeError, runKernel, runners } from "../support/kernel-runner.ts";
-import { acc, add, buffer, copyEnvironment, linearSpec, operand, randomEnvironment, randomSource, tensor } from "../support/kernel-specs.ts";
+import {
+  acc,
+  add,
+  buffer,
+  copyEnvironment,
+  linearSpec,
+  operand,
+  randomEnvironment,
+  randomSource,
+  tensor,
+} from "../support/kernel-specs.ts";
 
 const seed = Math.floor(Math.random() * 2 ** 31);
 console.log(`seed ${seed}`);
@@ -61,7 +71,13 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("linear on
 
   it("adds a bias, and a residual in the residual's own memory", () => {
     const operands = [buffer("residual", 64), tensor("bias", 1, 64)];
-    const spec = linearSpec({ n: 64, k: 64, x: input(runner, "bf16"), operands, epilogue: add(operand(0), add(acc, operand(1))) });
+    const spec = linearSpec({
+      n: 64,
+      k: 64,
+      x: input(runner, "bf16"),
+      operands,
+      epilogue: add(operand(0), add(acc, operand(1))),
+    });
     expect(worst(spec, runner, [1, 6, 19], 0)).toBeLessThan(2e-6);
   });
 

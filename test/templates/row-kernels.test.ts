@@ -1,0 +1,135 @@
+/** Norm, embedding, elementwise work and rotary angles against their specs' meaning, on every instruction set this machine can run. */
+import { describe, expect, it } from "vitest";
+import { interpretKernel } from "../../compiler/kernels/interpret.ts";
+import type { KernelSpec } from "../../compiler/kernels/spec.ts";
+import { type Runner, type RunOptions, relativeError, runKernel, runners } from "../support/kernel-runner.ts";
+import {
+  acc,
+  add,
+  buffer,
+  copyEnvironment,
+  input,
+  mul,
+  operand,
+  randomEnvironment,
+  randomSource,
+  silu,
+  tensor,
+} from "../support/kernel-specs.ts";
+
+const seed = Math.floor(Math.random() * 2 ** 31);
+console.log(`seed ${seed}`);
+
+function errors(spec: KernelSpec, runner: Runner, rows: readonly number[], options: RunOptions = {}): number[] {
+  const random = randomSource(seed);
+  const envs = rows.map((r) => randomEnvironment(spec, random, { rows: r }));
+  const results = runKernel(spec, runner, envs, { random: random.uniform, ...options });
+  return envs.map((env, i) => {
+    const reference = copyEnvironment(env);
+    interpretKernel(spec, reference);
+    return relativeError(results[i]!.out, reference.buffers.get("out")!);
+  });
+}
+
+const isNumber = (limit: number) => (error: number) => error <= limit;
+const common = { nodes: [], epilogue: acc, operands: [] };
+
+describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("row kernels on $name", (runner) => {
+  it("normalizes rows of any length", () => {
+    for (const cols of [16, 48, 100, 1024]) {
+      const spec: KernelSpec = {
+        ...common,
+        kind: "rms_norm",
+        name: "rms_norm_under_test",
+        x: buffer("x", cols),
+        rows: null,
+        gain: tensor("gain", 1, cols),
+        eps: 1e-5,
+        out: buffer("out", cols),
+      };
+      expect(errors(spec, runner, [1, 3, 37]), `${cols}`).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
+    }
+  });
+
+  it("gathers sampled rows, and rounds to bf16 in the layout that linears read", () => {
+    for (const cols of [80, 72, 64]) {
+      const spec: KernelSpec = {
+        ...common,
+        kind: "rms_norm",
+        name: "rms_norm_under_test",
+        x: buffer("x", cols),
+        rows: input("sample_rows"),
+        gain: tensor("gain", 1, cols),
+        eps: 1e-6,
+        out: buffer("out", cols, "bf16", "S"),
+      };
+      expect(errors(spec, runner, [1, 3, 37]), `${cols}`).toSatisfy((e: number[]) => e.every(isNumber(4e-4)));
+    }
+  });
+
+  it("zeroes a tile's columns beyond the last", () => {
+    if (runner.isa !== "avx512-amx") return;
+    for (const cols of [80, 72, 40]) {
+      const spec: KernelSpec = {
+        ...common,
+        kind: "elementwise",
+        name: "elementwise_under_test",
+        operands: [buffer("x", cols)],
+        epilogue: add(operand(0), { kind: "constant", value: 1 }),
+        out: buffer("out", cols, "bf16"),
+      };
+      const [result] = runKernel(spec, runner, [randomEnvironment(spec, randomSource(seed), { rows: 3 })]);
+      const words = new Uint16Array(new Uint8Array(result!.outBytes).buffer);
+      const beyond = Array.from({ length: Math.ceil(cols / 32) * 32 - cols }, (_, i) => cols + i);
+      for (let row = 0; row < 3; row++)
+        for (const col of beyond)
+          expect(words[Math.floor(col / 32) * 512 + row * 32 + (col % 32)], `${cols}: ${row}, ${col}`).toBe(0);
+    }
+  });
+
+  it.each(["f32", "bf16", "f16"] as const)("looks up %s embeddings in rows and in the head's panels", (dtype) => {
+    for (const cols of [64, 100]) {
+      const spec: KernelSpec = {
+        ...common,
+        kind: "embedding",
+        name: "embedding_under_test",
+        ids: input("token_ids"),
+        table: tensor("table", 77, cols, dtype),
+        epilogue: mul(acc, { kind: "constant", value: 3.5 }),
+        out: buffer("out", cols),
+      };
+      expect(errors(spec, runner, [1, 40])).toEqual([0, 0]);
+      expect(errors(spec, runner, [1, 40], { panelTensors: new Set(["table"]) })).toEqual([0, 0]);
+    }
+  });
+
+  it("evaluates expressions over operands of every dtype and shape", () => {
+    const spec: KernelSpec = {
+      ...common,
+      kind: "elementwise",
+      name: "elementwise_under_test",
+      operands: [buffer("a", 44), buffer("b", 44, "bf16"), tensor("bias", 1, 44)],
+      epilogue: add(mul(silu(operand(0)), add(operand(1), { kind: "constant", value: -0.25 })), {
+        kind: "unary",
+        fn: "round_f16",
+        x: operand(2),
+      }),
+      out: buffer("out", 44),
+    };
+    expect(errors(spec, runner, [1, 33])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
+  });
+
+  it("turns positions into angles", () => {
+    const invFreq = Array.from({ length: 24 }, (_, i) => 10000 ** (-i / 24));
+    const spec: KernelSpec = {
+      kind: "rope_angles",
+      name: "rope_angles_under_test",
+      nodes: [],
+      positions: input("positions"),
+      invFreq,
+      attentionFactor: 1.25,
+      out: buffer("out", 48),
+    };
+    expect(errors(spec, runner, [1, 300])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
+  });
+});
