@@ -9,10 +9,12 @@ let llm;
 
 // 9,362 tokens: enough for every cell, and memory is left for the other side.
 const KV_CACHE_BYTES = 1 << 30;
+// The deepest cell needs 2,048 + 64 tokens.
+const MAX_MODEL_LEN = 4096;
 
 async function load({ engine, threads }) {
   const { name, target, model, limits, predicted } = JSON.parse(readFileSync(join(engine, "manifest.json"), "utf8"));
-  llm = await LLM.load(engine, { threads, kvCacheMemoryBytes: KV_CACHE_BYTES, useGenerationConfig: false });
+  llm = await LLM.load(engine, { threads, kvCacheMemoryBytes: KV_CACHE_BYTES, maxModelLen: MAX_MODEL_LEN, useGenerationConfig: false });
   return { name: "ingot", engine: name, target, dtype: model.dtype, limits, weightBytes: predicted.weightBytesPerStep };
 }
 

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { LLM, type LLMOptions } from "../../runtime/llm.ts";
-import type { Manifest } from "../../runtime/manifest.ts";
+import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import type { LoadFlags } from "./options.ts";
 import type { Verifiable } from "./verification.ts";
@@ -15,9 +15,14 @@ export function readManifest(folder: string): Manifest {
   return parseManifest(readFileSync(file, "utf8"), file);
 }
 
-/** Loads an engine as the flags ask. */
-export function loadLlm(folder: string, flags: LoadFlags, more: LLMOptions = {}): Promise<LLM> {
+/** Loads an engine as the flags ask; limits below the engine's own are taken, higher ones are not its to give. */
+export function loadLlm(folder: string, flags: LoadFlags & Partial<Limits>, more: LLMOptions = {}): Promise<LLM> {
+  const { limits } = readManifest(folder);
+  const lowered = (limit: keyof Limits) => Math.min(flags[limit] ?? limits[limit], limits[limit]);
   return LLM.load(folder, {
+    maxModelLen: lowered("maxModelLen"),
+    maxNumSeqs: lowered("maxNumSeqs"),
+    maxNumBatchedTokens: lowered("maxNumBatchedTokens"),
     threads: flags.threads,
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,

@@ -6,13 +6,16 @@ import type { LLM } from "../../runtime/llm.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import type { ServerModel } from "../../runtime/server/server-model.ts";
 
-/** The engine loop, tokenizer and chat template of `llm` under the name in its manifest. Throws `RequestError` without a tokenizer. */
+/** The engine loop, tokenizer and chat template of `llm` under the name in its manifest. */
 export function serverModel(llm: LLM, manifest: Manifest): ServerModel {
-  const { chatTemplate, tokenizer } = llm;
+  const { chatTemplate } = llm;
   return {
     modelName: manifest.name,
     maxModelLen: llm.maxModelLen,
-    tokenizer,
+    // Looked up when needed: an engine of random weights has none and still takes token ids.
+    get tokenizer() {
+      return llm.tokenizer;
+    },
     defaultParams: llm.defaultParams,
     renderChat({ messages, addGenerationPrompt, templateKwargs }) {
       if (!chatTemplate) throw new RequestError(400, "this model has no chat template; use /v1/completions");
