@@ -161,43 +161,40 @@ export function buildProgram(runner: Runner, name: string, source: string): stri
     ...librarySources(runner.dialect).filter((f) => f.name.endsWith(".h")),
     { name: "twin.h", text: '#include "prelude.cpu.generic.h"\n#include "prelude.cpu.tiles.h"\n' },
     { name: "kernel.cpp", text: source },
-    { name: "main.cpp", text: main },
   ];
+  const warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"];
+  const driver = compileOnce(runner, { "main.cpp": main }, ["-std=c++17", "-O1", "-c", "main.cpp", "-o", "out"]);
+  return compileOnce(runner, Object.fromEntries(files.map((f) => [f.name, f.text])), [
+    ...flags,
+    ...warnings,
+    "kernel.cpp",
+    driver,
+    `-Wl,--defsym,kernel_under_test=${name}`,
+    "-o",
+    "out",
+  ]);
+}
+
+/** Path of what a compiler call makes of `files`, made once per content. */
+function compileOnce(runner: Runner, files: Readonly<Record<string, string>>, args: readonly string[]): string {
   const key = createHash("sha256")
-    .update(JSON.stringify([runner.compiler, flags, files]))
+    .update(JSON.stringify([runner.compiler, args, files]))
     .digest("hex")
     .slice(0, 24);
   const place = join(folder, key);
-  const program = join(place, "run");
-  if (existsSync(program)) return program;
+  if (existsSync(join(place, "out"))) return join(place, "out");
   mkdirSync(folder, { recursive: true });
   const work = mkdtempSync(join(folder, "partial-"));
-  for (const f of files) writeFileSync(join(work, f.name), f.text);
+  for (const [file, text] of Object.entries(files)) writeFileSync(join(work, file), text);
   const [cxx = "", ...leading] = runner.compiler.command;
-  const compile = (...rest: string[]) => {
-    const { status, stderr } = spawnSync(cxx, [...leading, ...rest], { encoding: "utf8", cwd: work });
-    if (status !== 0) throw new Error(`${name} on ${runner.name} does not compile in ${work}: ${stderr}`);
-  };
-  compile(
-    ...flags,
-    "-Wall",
-    "-Wextra",
-    "-Wno-unused-parameter",
-    "-Wno-unused-function",
-    "-Wno-missing-field-initializers",
-    "-c",
-    "kernel.cpp",
-    "-o",
-    "kernel.o",
-  );
-  compile("-std=c++17", "-O1", "-c", "main.cpp", "-o", "main.o");
-  compile(...runner.extraFlags, "kernel.o", "main.o", `-Wl,--defsym,kernel_under_test=${name}`, "-o", "run");
+  const { status, stderr } = spawnSync(cxx, [...leading, ...args], { encoding: "utf8", cwd: work });
+  if (status !== 0) throw new Error(`${runner.name} does not compile ${Object.keys(files).at(-1)} in ${work}: ${stderr}`);
   try {
     renameSync(work, place);
   } catch {
     rmSync(work, { recursive: true }); // another process was faster
   }
-  return program;
+  return join(place, "out");
 }
 
 /** ‖a − b‖ / ‖b‖; NaN if either holds one. */
