@@ -1,14 +1,9 @@
 /**
- * Runs generated kernels outside any engine: renders a spec, compiles it with the product's flags into a small program, feeds it
- * memory in the kernels' layouts and reads the outputs back. NEON kernels run under qemu's user mode.
+ * Runs generated kernels over an interpreter's environment: packs it into the layouts kernels read, runs, and reads outputs back.
  */
-import { spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { type CpuDialect, cpuDialects, type Isa } from "../../compiler/codegen/cpu.ts";
-import { librarySources, renderKernel } from "../../compiler/codegen/render.ts";
+
+import type { Isa } from "../../compiler/codegen/cpu.ts";
+import { renderKernel } from "../../compiler/codegen/render.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
 import type { InputName } from "../../compiler/ir/ops.ts";
 import type { KernelEnvironment, KvSlots } from "../../compiler/kernels/interpret.ts";
@@ -16,61 +11,8 @@ import { kernelArgs, kernelOutput } from "../../compiler/kernels/operands.ts";
 import type { BufferValue, KernelSpec, TensorValue, Value } from "../../compiler/kernels/spec.ts";
 import { scheduleKernel } from "../../compiler/schedule/cpu.ts";
 import { bufferLayout } from "../../compiler/schedule/layout.ts";
-import { missingFeatures } from "../../compiler/schedule/target.ts";
-import { type Compiler, findCompiler } from "../../compiler/toolchain/compiler.ts";
-import { compileFlags } from "../../compiler/toolchain/flags.ts";
 import { packElements, panelElements, panelPlace, rowsPlace, tilePlace, unpackElements } from "./kernel-layouts.ts";
-
-/** A way to run kernels on this machine. */
-export interface Runner {
-  readonly name: string;
-  readonly isa: Isa;
-  readonly dialect: CpuDialect;
-  readonly compiler: Compiler;
-  /** Program that runs the result, if the processor does not. */
-  readonly emulator: readonly string[];
-  readonly extraFlags: readonly string[];
-}
-
-const folder = join(tmpdir(), "ingot-kernel-runner");
-
-/** The levels this processor runs natively, the tile twin on plain C++, and NEON under emulation where it is installed. */
-export function runners(options: { readonly neon: boolean }): Runner[] {
-  const compiler = findCompiler();
-  const features = cpuFeatures();
-  const native = (Object.keys(cpuDialects) as Isa[])
-    .filter((isa) => missingFeatures(isa, features).length === 0 && familyOf(isa, compiler))
-    .map((isa): Runner => ({ name: isa, isa, dialect: cpuDialects[isa], compiler, emulator: [], extraFlags: [] }));
-  const neon = options.neon && !native.some((r) => r.isa === "neon") ? emulatedNeon() : null;
-  return [...native, tileTwin(compiler), ...(neon ? [neon] : [])];
-}
-
-/** The AMX kernels over plain C++ lanes and the twin of the tile instructions: any machine. */
-function tileTwin(compiler: Compiler): Runner {
-  const dialect: CpuDialect = {
-    ...cpuDialects["avx512-amx"],
-    prelude: "twin.h",
-    preludeFiles: [...cpuDialects.generic.preludeFiles, "prelude.cpu.tiles.h"],
-  };
-  return { name: "tile twin", isa: "avx512-amx", dialect, compiler, emulator: [], extraFlags: ["-DINGOT_TILE_TWIN"] };
-}
-
-function emulatedNeon(): Runner | null {
-  const qemu = ["qemu-aarch64-static", "qemu-aarch64"].find((name) => spawnSync(name, ["--version"]).status === 0);
-  const cross = spawnSync("aarch64-linux-gnu-g++", ["--version"]).status === 0;
-  if (!qemu || !cross) return null;
-  const compiler = findCompiler("aarch64-linux-gnu-g++");
-  return { name: "neon", isa: "neon", dialect: cpuDialects.neon, compiler, emulator: [qemu], extraFlags: ["-static"] };
-}
-
-const familyOf = (isa: Isa, compiler: Compiler): boolean =>
-  isa === "generic" || (isa === "neon") === /^(aarch64|arm64)/.test(compiler.machine);
-
-function cpuFeatures(): string[] {
-  if (process.arch === "arm64") return ["neon"];
-  if (!existsSync("/proc/cpuinfo")) return [];
-  return /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(/\s+/) ?? [];
-}
+import { type KernelJob, type Runner, runJobs } from "./kernel-process.ts";
 
 export interface RunOptions {
   /** Operand whose memory the output takes over, by index. */
@@ -101,7 +43,6 @@ export function runKernel(
     panelTensors: options.panelTensors ?? new Set(),
   });
   const kernel = renderKernel(spec, schedule, runner.dialect);
-  const program = buildProgram(runner, kernel.name, kernel.source);
   const args = kernelArgs(spec).map((a) => (a.kind === "value" ? a.value : fail(`${spec.name} takes step arrays`)));
   const out = kernelOutput(spec) ?? fail(`${spec.name} has no output`);
   const kvArg = args.findIndex((a) => a.kind === "kv");
@@ -112,89 +53,24 @@ export function runKernel(
   );
   const aliasOf = options.inPlace === undefined ? -1 : args.length - 1 - operandCount(spec) + options.inPlace;
 
-  const chunks: Uint8Array[] = [int64(environments.length)];
-  environments.forEach((env, job) => {
+  const jobs = environments.map((env, job): KernelJob => {
     const { T, B, S, P } = env.binding;
-    const ranges = cut(evaluateRpn(schedule.grid, env.binding), schedule.chunk, options.random ?? (() => 0.5));
-    chunks.push(
-      bytesOf(Int32Array.of(T, B, S, P)),
-      int64(kernel.scratchBytes),
-      int64(ranges.length),
-      ...ranges.flat().map(int64),
-      int64(args.length),
-    );
-    packed[job]!.forEach((bytes, i) => {
-      if (i === args.length - 1 && aliasOf >= 0) chunks.push(int64(-1 - aliasOf));
-      else chunks.push(int64(bytes.length), bytes);
-    });
+    const memory = packed[job] as Uint8Array[];
+    return {
+      dims: [T, B, S, P],
+      ranges: cut(evaluateRpn(schedule.grid, env.binding), schedule.chunk, options.random ?? (() => 0.5)),
+      args: aliasOf < 0 ? memory : [...memory.slice(0, -1), aliasOf],
+    };
   });
-  const work = mkdtempSync(join(tmpdir(), "ingot-job-"));
-  try {
-    writeFileSync(join(work, "in"), Buffer.concat(chunks));
-    const [command = "", ...rest] = [...runner.emulator, program, join(work, "in"), join(work, "out")];
-    const { status, signal, stderr } = spawnSync(command, rest, { encoding: "utf8" });
-    if (status !== 0) throw new Error(`${spec.name} on ${runner.name} ended with ${signal ?? status}: ${stderr}`);
-    const result = readFileSync(join(work, "out"));
-    let at = 0;
-    return environments.map((env, job) => {
-      const after = packed[job]!.map((bytes) => {
-        at += bytes.length;
-        return result.subarray(at - bytes.length, at);
-      });
-      const outBytes = after.at(-1) as Uint8Array;
-      return {
-        out: unpackElements(out.dtype, outBytes, [rowsOf(out, env), out.cols], placeOf(out, runner.isa)),
-        outBytes,
-        kv: kvArg < 0 ? null : unpackKv(args[kvArg] as Extract<Value, { kind: "kv" }>, after[kvArg] as Uint8Array, env),
-      };
-    });
-  } finally {
-    rmSync(work, { recursive: true });
-  }
-}
-
-/** Compiles a kernel into a runnable program, once per content. */
-export function buildProgram(runner: Runner, name: string, source: string): string {
-  const main = readFileSync(new URL("./kernel-runner.cpp", import.meta.url), "utf8");
-  const flags = [...compileFlags(runner.compiler, runner.dialect.isa), ...runner.extraFlags];
-  const files = [
-    ...librarySources(runner.dialect).filter((f) => f.name.endsWith(".h")),
-    { name: "twin.h", text: '#include "prelude.cpu.generic.h"\n#include "prelude.cpu.tiles.h"\n' },
-    { name: "kernel.cpp", text: source },
-  ];
-  const warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"];
-  const driver = compileOnce(runner, { "main.cpp": main }, ["-std=c++17", "-O1", "-c", "main.cpp", "-o", "out"]);
-  return compileOnce(runner, Object.fromEntries(files.map((f) => [f.name, f.text])), [
-    ...flags,
-    ...warnings,
-    "kernel.cpp",
-    driver,
-    `-Wl,--defsym,kernel_under_test=${name}`,
-    "-o",
-    "out",
-  ]);
-}
-
-/** Path of what a compiler call makes of `files`, made once per content. */
-function compileOnce(runner: Runner, files: Readonly<Record<string, string>>, args: readonly string[]): string {
-  const key = createHash("sha256")
-    .update(JSON.stringify([runner.compiler, args, files]))
-    .digest("hex")
-    .slice(0, 24);
-  const place = join(folder, key);
-  if (existsSync(join(place, "out"))) return join(place, "out");
-  mkdirSync(folder, { recursive: true });
-  const work = mkdtempSync(join(folder, "partial-"));
-  for (const [file, text] of Object.entries(files)) writeFileSync(join(work, file), text);
-  const [cxx = "", ...leading] = runner.compiler.command;
-  const { status, stderr } = spawnSync(cxx, [...leading, ...args], { encoding: "utf8", cwd: work });
-  if (status !== 0) throw new Error(`${runner.name} does not compile ${Object.keys(files).at(-1)} in ${work}: ${stderr}`);
-  try {
-    renameSync(work, place);
-  } catch {
-    rmSync(work, { recursive: true }); // another process was faster
-  }
-  return join(place, "out");
+  return runJobs(runner, kernel, jobs).map((after, job) => {
+    const env = environments[job] as KernelEnvironment;
+    const outBytes = after.at(-1) as Uint8Array;
+    return {
+      out: unpackElements(out.dtype, outBytes, [rowsOf(out, env), out.cols], placeOf(out, runner.isa)),
+      outBytes,
+      kv: kvArg < 0 ? null : unpackKv(args[kvArg] as Extract<Value, { kind: "kv" }>, after[kvArg] as Uint8Array, env),
+    };
+  });
 }
 
 /** ‖a − b‖ / ‖b‖; NaN if either holds one. */
@@ -315,7 +191,6 @@ function cut(units: number, chunk: number, random: () => number): [number, numbe
 
 const bytesOf = (array: Int32Array | Float32Array): Uint8Array =>
   new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-const int64 = (n: number): Uint8Array => new Uint8Array(BigInt64Array.of(BigInt(n)).buffer);
 function fail(message: string): never {
   throw new Error(message);
 }

@@ -3,7 +3,8 @@ import { describe, expect, it } from "vitest";
 import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { KernelSpec } from "../../compiler/kernels/spec.ts";
-import { type KernelResult, type Runner, relativeError, runKernel, runners } from "../support/kernel-runner.ts";
+import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
+import { type KernelResult, relativeError, runKernel } from "../support/kernel-runner.ts";
 import {
   attentionSpec,
   copyEnvironment,
@@ -39,7 +40,7 @@ function compare(
   return { result: result!, out: reference.buffers.get("out")!, reference };
 }
 
-describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("attention on $name", (runner) => {
+describe.each(runners())("attention on $name", (runner) => {
   it.each([
     { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
     { heads: 3, kvHeads: 1, headDim: 48, norm: false, half: 8, style: "interleaved", dtype: "f16" },
@@ -47,7 +48,7 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("attention
     { heads: 2, kvHeads: 1, headDim: 16, norm: true, half: 5, style: "half", dtype: "f32" },
   ] as const)("stores $headDim-wide heads as $dtype, rotated by $half pairs ($style)", (shape) => {
     const spec = storeKvSpec(shape);
-    for (const blockSize of [16, 32]) {
+    for (const blockSize of fullSweep ? [16, 32] : [32]) {
       const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed, blockSize });
       const { result, out, reference } = compare(spec, runner, env, blockSize);
       expect(relativeError(result.out, out)).toBeLessThan(1e-6);
@@ -66,12 +67,15 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("attention
     }
   });
 
-  it.each([16, 32, 64, 80, 96, 128, 256])("attends with heads of %i over a mixed batch", (headDim) => {
-    const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim });
-    const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed });
-    const { result, out } = compare(spec, runner, env);
-    expect(relativeError(result.out, out)).toBeLessThan(2e-6);
-  });
+  it.each(fullSweep ? [16, 32, 64, 80, 96, 128, 256] : [16, 80, 128])(
+    "attends with heads of %i over a mixed batch",
+    (headDim) => {
+      const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim });
+      const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed });
+      const { result, out } = compare(spec, runner, env);
+      expect(relativeError(result.out, out)).toBeLessThan(2e-6);
+    },
+  );
 
   it("attends over every cache dtype and group size, and rounds its output", () => {
     for (const dtype of ["f32", "f16", "bf16"] as const) {
@@ -80,7 +84,7 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("attention
         [8, 1],
         [14, 2],
       ] as const) {
-        if (dtype !== "f32" && kvHeads !== 3) continue;
+        if (dtype !== "f32" && (kvHeads !== 3 || (dtype === "bf16" && !fullSweep))) continue;
         const spec = attentionSpec({ heads, kvHeads, headDim: 32, dtype, out: "bf16" });
         const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed, blockSize: 16 });
         const { result, out } = compare(spec, runner, env, 16);
@@ -89,7 +93,7 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("attention
     }
   });
 
-  it.each([1, 7, 64, 100])("sees only the last %i positions through a window", (window) => {
+  it.each(fullSweep ? [1, 7, 64, 100] : [1, 100])("sees only the last %i positions through a window", (window) => {
     const spec = attentionSpec({ heads: 2, kvHeads: 1, headDim: 32, window });
     const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed });
     const { result, out } = compare(spec, runner, env);

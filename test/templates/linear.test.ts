@@ -1,10 +1,12 @@
 /** Linears against their spec's meaning, on every instruction set this machine can run. */
 import { describe, expect, it } from "vitest";
 import { linearInputDtype } from "../../compiler/codegen/cpu.ts";
+import { roundBf16 } from "../../compiler/ir/rounding.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { LinearKernel } from "../../compiler/kernels/spec.ts";
-import { type KernelResult, type Runner, relativeError, runKernel, runners } from "../support/kernel-runner.ts";
+import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
+import { type KernelResult, relativeError, runKernel } from "../support/kernel-runner.ts";
 import {
   acc,
   add,
@@ -37,7 +39,7 @@ function worst(spec: LinearKernel, runner: Runner, rows: readonly number[], inPl
 
 const everyRowCount = Array.from({ length: 40 }, (_, i) => i + 1);
 
-describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("linear on $name", (runner) => {
+describe.each(runners())("linear on $name", (runner) => {
   it.each<DType>(["f32", "bf16", "f16"])("multiplies %s weights for 1 to 40 rows", (weights) => {
     const spec = linearSpec({ n: 80, k: 96, weights, x: input(runner, weights) });
     expect(worst(spec, runner, everyRowCount)).toBeLessThan(2e-6);
@@ -50,9 +52,10 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("linear on
       [50, 1],
       [130, 47],
     ] as const) {
-      for (const weights of ["bf16", "f32", "f16"] as const) {
+      for (const weights of fullSweep ? (["bf16", "f32", "f16"] as const) : (["bf16"] as const)) {
         const spec = linearSpec({ n, k, weights, x: input(runner, weights) });
-        expect(worst(spec, runner, [1, 5, 33]), `${n} × ${k} ${weights}`).toBeLessThan(2e-6);
+        // One sum alone may cancel to nearly nothing; a column of them does not.
+        expect(worst(spec, runner, n === 1 ? [33] : [1, 5, 33]), `${n} × ${k} ${weights}`).toBeLessThan(2e-6);
       }
     }
   });
@@ -63,7 +66,7 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("linear on
   });
 
   it("gates one half with the other and rounds the result", () => {
-    for (const out of ["f32", "bf16", "f16"] as const) {
+    for (const out of fullSweep ? (["f32", "bf16", "f16"] as const) : (["bf16"] as const)) {
       const spec = linearSpec({ n: 112, k: 64, ways: 2, x: input(runner, "bf16"), out });
       expect(worst(spec, runner, [1, 2, 7, 16, 31]), out).toBeLessThan({ f32: 3e-6, bf16: 3e-4, f16: 1e-4 }[out]);
     }
@@ -97,5 +100,25 @@ describe.each(runners({ neon: process.env.INGOT_TEST_FULL === "1" }))("linear on
         expect(singles[i]?.out.join(), `row ${row}`).toBe(together?.out.slice(row * 70, (row + 1) * 70).join());
       });
     }
+  });
+});
+
+const hardware = runners().find((r) => r.name === "avx512-amx");
+const twin = runners().find((r) => r.name === "tile twin") as Runner;
+
+describe("the tile twin", () => {
+  it.skipIf(!hardware)("computes the bits the tile instructions compute, subnormals and overflows included", () => {
+    const spec = linearSpec({ n: 48, k: 256, x: "bf16" });
+    const random = randomSource(seed);
+    const env = randomEnvironment(spec, random, { rows: 21 });
+    // Magnitudes from far below the smallest normal number to the largest.
+    const spread = (data: Float32Array) => {
+      for (let i = 0; i < data.length; i++)
+        data[i] = roundBf16(data[i]! * 2 ** (random.below(4) === 0 ? random.below(126) - 126 : random.below(100) - 50));
+    };
+    spread(env.buffers.get("x")!);
+    spread(env.tensor(spec.w));
+    const [a, b] = [hardware as Runner, twin].map((runner) => runKernel(spec, runner, [env])[0]!.outBytes);
+    expect(Buffer.compare(a!, b!)).toBe(0);
   });
 });
