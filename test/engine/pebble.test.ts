@@ -135,7 +135,7 @@ function predictsAsRecorded(engine: () => LLM, allowed: { perplexity: number; lo
       if (argmax(values) === topIds[t * 20]) sameTop++;
       for (let i = t * 20; i < (t + 1) * 20; i++) {
         const off = Math.abs(values[topIds[i]!]! - normalizer - topLogprobs[i]!);
-        worst = off <= worst ? worst : off; // NaN stays
+        worst = Math.max(worst, off); // NaN stays
       }
     });
     expect(worst).toBeLessThan(allowed.logprob);
