@@ -4,6 +4,7 @@
  * Result keys are those of `vllm bench serve`'s result file (`vllm-project/vllm:vllm/benchmarks/serve.py`), with the engine's
  * own account of a step beside them. The engine is driven directly; no HTTP is in these numbers.
  */
+import { setMaxListeners } from "node:events";
 import { invariant } from "../errors.ts";
 import { type Summary, summarize } from "./statistics.ts";
 import { type BenchEngine, type Clock, type RequestTiming, timeRequest } from "./timed-request.ts";
@@ -74,6 +75,7 @@ export async function runThroughput(
   const timings: RequestTiming[] = [];
   let next = 0;
   const stop = new AbortController();
+  setMaxListeners(0, stop.signal); // one per request in flight
   const client = async () => {
     for (let i = next++; i < requests.length && !stop.signal.aborted; i = next++) {
       timings.push(await timeRequest(engine, `bench-${i}`, requests[i] as WorkloadRequest, temperature, clock, stop.signal));
