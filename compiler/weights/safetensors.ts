@@ -33,8 +33,7 @@ const INDEX = "model.safetensors.index.json";
 /** Longest index read: 64 MB; the largest published one has 12. */
 const MAX_INDEX_BYTES = 64 * 2 ** 20;
 const MAX_SHARDS = 4096;
-/** Pieces of data that `hash` reads from each file. */
-const SAMPLES = 32;
+/** What `hash` reads of each tensor. */
 const SAMPLE_BYTES = 4096;
 /** Largest single read: within what every platform's read accepts. */
 const MAX_READ = 2 ** 30;
@@ -148,26 +147,27 @@ export class Checkpoint implements WeightSource {
   }
 
   /**
-   * sha256 over `config` (the text of config.json), the files' names, sizes and headers, and 32 samples of 4 KB spread over each
-   * file's data, so that it costs milliseconds whatever the checkpoint's size.
+   * sha256 over `config` (the text of config.json), the files' names, sizes and headers, and the 4 KB in the middle of each tensor
+   * (all of a smaller one), so that it costs milliseconds whatever the checkpoint's size.
    *
-   * It tells apart other tensors, names, shapes, dtypes or configurations, and another training or fine-tuning of the same shapes,
-   * which moves values everywhere. It does not notice single values edited in place between two samples; times of files do not
-   * count, so that a copy is the same checkpoint.
+   * It tells apart other tensors, names, shapes, dtypes or configurations, and another training or fine-tuning of any one tensor,
+   * which moves its values everywhere. It does not notice single values edited in place outside of the samples; times of files do
+   * not count, so that a copy is the same checkpoint.
    */
   hash(config: string): string {
     const hash = createHash("sha256");
     const add = (part: string | Uint8Array) => hash.update(`${part.length}:`).update(part);
     add(config);
     const sample = new Uint8Array(SAMPLE_BYTES);
-    for (const { name, fd, bytes, prefix, header } of this.shards.values()) {
+    for (const { name, fd, bytes, prefix, header, tensors } of this.shards.values()) {
       add(name);
       add(String(bytes));
       add(prefix);
       add(header);
-      const begin = PREFIX_BYTES + header.length;
-      const step = Math.max(SAMPLE_BYTES, Math.floor((bytes - begin) / SAMPLES));
-      for (let at = begin; at < bytes; at += step) add(sample.subarray(0, readSync(fd, sample, 0, SAMPLE_BYTES, at)));
+      for (const tensor of tensors) {
+        const length = Math.min(SAMPLE_BYTES, tensor.bytes);
+        add(sample.subarray(0, readSync(fd, sample, 0, length, tensor.offset + Math.floor((tensor.bytes - length) / 2))));
+      }
     }
     return hash.digest("hex");
   }

@@ -91,6 +91,18 @@ describe("a checkpoint", () => {
     expect(new Set([first, ...others]).size).toBe(6);
   });
 
+  it("hashes differently when one tensor among many large ones has changed", () => {
+    const large = (name: string, x: number) => {
+      const data = new Uint8Array(new Float32Array(40_000).fill(x).buffer);
+      return { name, dtype: "F32", shape: [40_000], data };
+    };
+    const hashOf = (changed?: number) => {
+      put("model.safetensors", safetensorsFile(Array.from({ length: 100 }, (_, i) => large(`t${i}`, i === changed ? -1 : i))));
+      return reopen().hash("{}");
+    };
+    expect(new Set([hashOf(), hashOf(0), hashOf(50), hashOf(51), hashOf(99)]).size).toBe(5);
+  });
+
   it("cut short is refused with the numbers", () => {
     put("model.safetensors", safetensorsFile([a, b]));
     truncateSync(join(folder, "model.safetensors"), safetensorsFile([a, b]).length - 1);
