@@ -39,8 +39,13 @@ export const runnableTargets: readonly string[] = cpuTargets.filter(
 export const nativeTarget: string = bestTarget(loadNative().cpuFacts());
 
 /** Compiles a model folder for one target into `folder`, as `ingot compile` does. Flags not given are the command line's defaults. */
-export async function compileForTest(model: string, folder: string, flags: Partial<CompileFlags> = {}): Promise<void> {
-  process.env.INGOT_CACHE = testCache;
+export async function compileForTest(
+  model: string,
+  folder: string,
+  flags: Partial<CompileFlags> = {},
+  cache = testCache,
+): Promise<void> {
+  process.env.INGOT_CACHE = cache;
   const source = modelSource(model, flags.weights ?? "checkpoint");
   if (source.kind === "engine") throw new Error(`${model} is an engine already`);
   await compileModel(source, { ...defaultCompileFlags(), target: nativeTarget, ...flags }, { build: true, out: folder });
