@@ -6,23 +6,24 @@ import { fileURLToPath } from "node:url";
 
 export const root = fileURLToPath(new URL("..", import.meta.url));
 
-/** Runs `npm ci` unless every wanted package stands in node_modules in its pinned version. */
+/**
+ * Runs `npm ci` unless every wanted package stands in node_modules in its pinned version. Development tools that are there stay.
+ */
 export function ensureDependencies({ dev }) {
-  const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
-  const wanted = { ...manifest.dependencies, ...(dev ? manifest.devDependencies : {}) };
+  const { dependencies, devDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const wanted = { ...dependencies, ...(dev ? devDependencies : {}) };
   const missing = Object.entries(wanted).filter(([name, version]) => installedVersion(name) !== version);
   if (missing.length === 0) return;
   console.error(`installing ${missing.length} packages …`);
-  const args = ["ci", "--no-audit", "--no-fund", "--ignore-scripts", ...(dev ? [] : ["--omit=dev"])];
-  const { status } = spawnSync("npm", args, {
+  const withDev = dev || Object.keys(devDependencies).some((name) => installedVersion(name) !== null);
+  const flags = ["--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"];
+  const { status } = spawnSync("npm", ["ci", ...flags, ...(withDev ? [] : ["--omit=dev"])], {
     cwd: root,
     stdio: ["ignore", "ignore", "inherit"],
-    shell: process.platform === "win32",
   });
-  if (status !== 0) {
-    console.error("npm ci failed: check the network and the npm registry, then run the command again");
-    process.exit(1);
-  }
+  if (status === 0) return;
+  console.error("npm ci failed (see above): check the network and the npm registry, then run the command again");
+  process.exit(1);
 }
 
 function installedVersion(name) {
