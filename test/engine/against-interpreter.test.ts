@@ -86,12 +86,13 @@ describe("a model of random shape, compiled, is what its graph means:", () => {
     const whole = await forward({ threads: 2, maxNumBatchedTokens: CONTEXT });
     const kv = kvCache.dtype as DType;
     const meant = interpret(model, ids, dtype, kv, target);
-    // How far the narrow dtype itself moves the results says how far a rounding that falls the other way may.
+    // How far the narrow dtype itself moves the results says how far roundings that fall the other way may. Where activations are
+    // rounded, too, a difference in the last bit of a sum grows: one rounding in a few hundred falls the other way, and so on.
+    const share = linearInputDtype(parseTarget(target).isa, kv) === "f32" ? 1 / 2 : 1;
     const stored = { ...model, weights: (name: string) => roundTo(kv, model.weights(name)) };
     const moved = errors(meant, interpret(stored, ids, "float32", "f32"));
     errors(whole, meant).forEach((error, i) => {
-      const allowed = Math.max(1e-5, moved[i]! / 4);
-      if (process.env.SHOW) console.log(seed, dtype, target, ids.length, i, error, moved[i]);
+      const allowed = Math.max(1e-5, moved[i]! * share);
       expect(
         error <= allowed,
         `${i === moved.length - 1 ? "logits" : `hidden.${i}`}: ${error}, allowed ${allowed}; ${what}`,
