@@ -103,6 +103,8 @@ describe("rounding", () => {
     expect(roundF16(1 + 3 * 2 ** -11)).toBe(1 + 2 ** -9);
     expect(roundF16(2 ** -25)).toBe(0);
     expect(roundF16(3 * 2 ** -25)).toBe(2 ** -23);
+    expect([-(2 ** -25), -(2 ** -30), -0].map(roundF16)).toEqual([-0, -0, -0]);
+    expect([-(2 ** -149), -0].map(roundBf16)).toEqual([-0, -0]);
     expect([65504, 65519, 65520].map(roundF16)).toEqual([65504, 65504, Number.POSITIVE_INFINITY]);
     expect([roundBf16(Number.NaN), roundBf16(-Infinity), roundF16(Number.NaN)]).toEqual([Number.NaN, -Infinity, Number.NaN]);
     for (let i = -300; i < 300; i++)
