@@ -9,27 +9,18 @@ import { loadNative } from "../../runtime/native.ts";
 import { computeDType, type ModelConfig } from "../architecture.ts";
 import { type CompileReport, type CompileRequest, compileEngine } from "../compile.ts";
 import { CompileError } from "../errors.ts";
-
-import { bestTarget, parseTarget } from "../schedule/target.ts";
+import { bestTarget, knownTargets } from "../schedule/target.ts";
 import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
 import type { WeightDType } from "../weights/source.ts";
 import { compilerBuild } from "./build-id.ts";
 import { UsageError } from "./exit.ts";
-import { type ModelSource, modelSource } from "./model-source.ts";
+import type { ModelSource } from "./model-source.ts";
 import type { CompileFlags } from "./options.ts";
 import { engineCache, kernelCache } from "./places.ts";
 import { log, progress } from "./progress.ts";
 
 const DTYPES = ["float32", "bfloat16", "float16"] as const;
-
-/** The engine folder of what the user named: itself, or one compiled on first use and cached. */
-export async function engineOf(model: string, flags: CompileFlags): Promise<string> {
-  const source = modelSource(model, flags.weights);
-  if (source.kind === "engine") return source.folder;
-  const { folder } = await compileModel(source, flags, { build: true });
-  return folder;
-}
 
 /** Compiles a model into `out`, or into the cache. Throws `CompileError`, `ToolchainError`, `UsageError`. */
 export async function compileModel(
@@ -89,7 +80,9 @@ export async function compileModel(
 /** `native` probes this machine and says what was chosen. */
 function resolveTarget(target: string): string {
   if (target !== "native") {
-    parseTarget(target);
+    if (!knownTargets.includes(target)) {
+      throw new UsageError(`--target is "${target}"; expected native, ${knownTargets.join(", ")}`);
+    }
     return target;
   }
   const cpu = loadNative().cpuFacts();

@@ -22,7 +22,7 @@ export class LLM extends EngineLLM {
 
 async function compileOnFirstUse(path: string): Promise<string> {
   if (existsSync(join(path, "manifest.json"))) return path;
-  const { engineOf } = await import("./compile-model.ts");
+  const { engineOf } = await import("./engine-of.ts");
   const { defaultCompileFlags } = await import("./options.ts");
   return engineOf(path, defaultCompileFlags());
 }

@@ -3,10 +3,10 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { LLM, type LLMOptions } from "../../runtime/llm.ts";
+import { LLM } from "../../runtime/llm.ts";
 import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
-import type { LoadFlags } from "./options.ts";
+import { type CompileFlags, defaultCompileFlags, type LoadFlags } from "./options.ts";
 import type { Verifiable } from "./verification.ts";
 
 /** The manifest of an engine folder. Throws `ManifestError`. */
@@ -15,24 +15,26 @@ export function readManifest(folder: string): Manifest {
   return parseManifest(readFileSync(file, "utf8"), file);
 }
 
-/** Loads an engine as the flags ask; limits below the engine's own are taken, higher ones are not its to give. */
-export function loadLlm(folder: string, flags: LoadFlags & Partial<Limits>, more: LLMOptions = {}): Promise<LLM> {
-  const { limits } = readManifest(folder);
-  const lowered = (limit: keyof Limits) => Math.min(flags[limit] ?? limits[limit], limits[limit]);
+/** Loads an engine as the flags ask. */
+export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
   return LLM.load(folder, {
-    maxModelLen: lowered("maxModelLen"),
-    maxNumSeqs: lowered("maxNumSeqs"),
-    maxNumBatchedTokens: lowered("maxNumBatchedTokens"),
     threads: flags.threads,
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,
     enablePrefixCaching: flags.enablePrefixCaching,
-    ...more,
+    ...saidLimits(flags),
   });
 }
 
+/** Limits that somebody asked for; the others stay the engine's own. */
+function saidLimits(flags: Partial<CompileFlags>): Partial<Limits> {
+  const names = ["maxModelLen", "maxNumSeqs", "maxNumBatchedTokens"] as const;
+  const unsaid = defaultCompileFlags();
+  return Object.fromEntries(names.filter((n) => flags[n] !== unsaid[n]).map((n) => [n, flags[n]]));
+}
+
 /** An engine with what verification asks of it. */
-export async function loadForVerification(folder: string, flags: LoadFlags) {
+export async function loadForVerification(folder: string, flags: LoadFlags & Partial<CompileFlags>) {
   const llm = await loadLlm(folder, flags);
   const engine: Verifiable = {
     forward: (ids, options) => llm.forward(ids, options),

@@ -1,7 +1,7 @@
 /**
  * Flags that several verbs share, each with its `INGOT_…` variable; names are vLLM's where vLLM has one.
  */
-import { Command, InvalidArgumentError, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 
 /** A whole number of at least `least`. */
 export const integer =
@@ -72,20 +72,17 @@ export interface CompileFlags {
 }
 
 export function addCompileFlags(command: Command): Command {
-  flag(
-    command,
-    "--target <target>",
-    "native, or cpu:generic | cpu:avx2 | cpu:avx512 | cpu:avx512-amx | cpu:neon",
-    undefined,
-    "native",
-  );
-  flag(command, "--dtype <dtype>", "auto (the checkpoint's), float32, bfloat16 or float16", undefined, "auto");
-  flag(command, "--kv-cache-dtype <dtype>", "auto (the weights' dtype), float32, bfloat16 or float16", undefined, "auto");
+  const d = defaultCompileFlags();
+  const targets = "native, or cpu:generic | cpu:avx2 | cpu:avx512 | cpu:avx512-amx | cpu:neon";
+  flag(command, "--target <target>", targets, undefined, d.target);
+  flag(command, "--dtype <dtype>", "auto (the checkpoint's), float32, bfloat16 or float16", undefined, d.dtype);
+  const kvDtypes = "auto (the weights' dtype), float32, bfloat16 or float16";
+  flag(command, "--kv-cache-dtype <dtype>", kvDtypes, undefined, d.kvCacheDtype);
   flag(command, "--max-model-len <tokens>", "longest context; default: what the model says", integer(1));
-  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1), 256);
-  flag(command, "--max-num-batched-tokens <n>", "most tokens in one step", integer(1), 2048);
-  flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, "checkpoint");
-  flag(command, "--weights-seed <n>", "seed of random weights", integer(0), 0);
+  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1), d.maxNumSeqs);
+  flag(command, "--max-num-batched-tokens <n>", "most tokens in one step", integer(1), d.maxNumBatchedTokens);
+  flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, d.weights);
+  flag(command, "--weights-seed <n>", "seed of random weights", integer(0), d.weightsSeed);
   flag(command, "--layers <n>", "keep only the first n layers (for experiments)", integer(1));
   return command;
 }
@@ -117,7 +114,13 @@ export function number(text: string): number {
   return value;
 }
 
-/** What the flags say when nobody says anything. */
-export function defaultCompileFlags(): CompileFlags {
-  return addCompileFlags(new Command()).opts<CompileFlags>();
-}
+/** What the flags say when nobody says anything, neither on the command line nor in a variable. */
+export const defaultCompileFlags = (): CompileFlags => ({
+  target: "native",
+  dtype: "auto",
+  kvCacheDtype: "auto",
+  maxNumSeqs: 256,
+  maxNumBatchedTokens: 2048,
+  weights: "checkpoint",
+  weightsSeed: 0,
+});

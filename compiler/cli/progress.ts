@@ -23,11 +23,18 @@ export function progress(label: string, unit: "bytes" | "count" = "count"): Prog
       format: `${label} {bar} {percentage}% · {done} of {all} · {eta_formatted}`,
       hideCursor: true,
       clearOnComplete: true,
+      gracefulExit: false,
       fps: 10,
     },
     { format: label, barCompleteString: "█", barIncompleteString: "░" } as never,
   );
   let shown = false;
+  const stop = () => {
+    process.removeListener("exit", stop);
+    if (shown) bar.stop();
+    shown = false;
+  };
+  process.on("exit", stop); // gives the cursor back when the user interrupts
   return {
     update(done, total) {
       if (!shown && performance.now() - start > PATIENCE_MS) {
@@ -36,9 +43,7 @@ export function progress(label: string, unit: "bytes" | "count" = "count"): Prog
       }
       if (shown) bar.update(done, { done: format(done), all: format(total) });
     },
-    stop() {
-      if (shown) bar.stop();
-    },
+    stop,
   };
 }
 

@@ -6,7 +6,7 @@
  *   <engine>.old-<host>-<pid>-<start>-<n>   being replaced    ─┘ by their names and undone by the next run
  */
 import { createHash, randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
@@ -30,6 +30,8 @@ export async function writeEngineFolder(target: string, fill: (folder: string) =
   await recoverEngineFolder(path);
   const id = `${hostTag()}-${process.pid}-${await startOf(process.pid)}-${randomBytes(4).toString("hex")}`;
   const temporary = `${path}.tmp-${id}`;
+  const onExit = () => rmSync(temporary, { recursive: true, force: true }); // an interrupt ends the process at once
+  process.once("exit", onExit);
   try {
     await mkdir(temporary);
     await fill(temporary);
@@ -38,6 +40,8 @@ export async function writeEngineFolder(target: string, fill: (folder: string) =
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     throw explained(error, path);
+  } finally {
+    process.removeListener("exit", onExit);
   }
   await syncFolder(dirname(path));
 }

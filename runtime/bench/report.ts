@@ -3,6 +3,7 @@
  */
 import type { LatencyResult } from "./latency.ts";
 import type { Summary } from "./statistics.ts";
+import { formatTable } from "./text-table.ts";
 import type { ThroughputResult } from "./throughput.ts";
 
 /** Three significant digits at least, no exponent: 0.0123, 4.56, 78.9, 1234. */
@@ -10,16 +11,6 @@ export function formatNumber(x: number): string {
   if (!Number.isFinite(x)) return String(x);
   const magnitude = x === 0 ? 0 : Math.floor(Math.log10(Math.abs(x)));
   return x.toFixed(Math.max(0, Math.min(6, 2 - magnitude)));
-}
-
-/** A table under a header: the first column is text at the left, the others are numbers at the right. */
-export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = header.map((title, c) => Math.max(title.length, ...rows.map((row) => row[c]?.length ?? 0)));
-  const line = (cells: readonly string[]) =>
-    widths.map((width, c) => (c === 0 ? (cells[c] ?? "").padEnd(width) : (cells[c] ?? "").padStart(width))).join("  ");
-  return [line(header), widths.map((width) => "-".repeat(width)).join("  "), ...rows.map(line)]
-    .map((l) => l.trimEnd())
-    .join("\n");
 }
 
 const quartiles = (s: Summary) => `${formatNumber(s.q1)}-${formatNumber(s.q3)}`;

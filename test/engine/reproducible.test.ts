@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
-import { engineOf } from "../../compiler/cli/compile-model.ts";
+import { engineOf } from "../../compiler/cli/engine-of.ts";
 import { LLM } from "../../compiler/cli/library.ts";
 import { readManifest } from "../../compiler/cli/load.ts";
 import { type CompileFlags, defaultCompileFlags } from "../../compiler/cli/options.ts";

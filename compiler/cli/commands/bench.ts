@@ -7,7 +7,7 @@ import { formatLatency, formatThroughput } from "../../../runtime/bench/report.t
 import { runThroughput } from "../../../runtime/bench/throughput.ts";
 import { fixedWorkload, NANO_VLLM, nanoVllmWorkload } from "../../../runtime/bench/workload.ts";
 import { loadNative } from "../../../runtime/native.ts";
-import { engineOf } from "../compile-model.ts";
+import { engineOf } from "../engine-of.ts";
 import { UsageError } from "../exit.ts";
 import { loadLlm, readManifest } from "../load.ts";
 import {
@@ -44,9 +44,7 @@ const PROBE_BYTES = 2 ** 30;
 
 export function benchCommand(): Command {
   const command = new Command("bench").description("measure an engine's speed");
-  command.addCommand(latencyCommand().exitOverride());
-  command.addCommand(throughputCommand().exitOverride());
-  return command;
+  return command.addCommand(latencyCommand()).addCommand(throughputCommand());
 }
 
 function latencyCommand(): Command {
@@ -86,9 +84,9 @@ function finish(command: Command): Command {
 async function latency(model: string, flags: LatencyFlags): Promise<void> {
   const { llm, manifest, threads } = await load(model, flags);
   try {
-    const bar = progress("measuring");
     const { weightBytesPerStep, kvBytesPerToken } = manifest.predicted;
     const readBandwidthGBs = loadNative().readBandwidth(threads, PROBE_BYTES, 5);
+    const bar = progress("measuring");
     const result = await runLatency(
       llm.engine,
       {
@@ -103,8 +101,7 @@ async function latency(model: string, flags: LatencyFlags): Promise<void> {
       },
       undefined,
       (done, total) => bar.update(done, total),
-    );
-    bar.stop();
+    ).finally(bar.stop);
     console.log(
       flags.json
         ? JSON.stringify({ model: manifest.name, target: manifest.target, threads, ...result }, null, 2)
@@ -134,8 +131,8 @@ async function throughput(model: string, flags: ThroughputFlags): Promise<void> 
           });
     const bar = progress("requests");
     const options = { concurrency: flags.maxConcurrency ?? null, temperature: flags.temperature };
-    const result = await runThroughput(llm.engine, requests, options, undefined, (done, total) => bar.update(done, total));
-    bar.stop();
+    const onProgress = (done: number, total: number) => bar.update(done, total);
+    const result = await runThroughput(llm.engine, requests, options, undefined, onProgress).finally(bar.stop);
     console.log(
       flags.json
         ? JSON.stringify({ model: manifest.name, target: manifest.target, threads, ...result }, null, 2)

@@ -1,18 +1,12 @@
 /**
- * `ingot compile` and `ingot build`: a model becomes an engine folder; an engine's sources become a library for this machine.
+ * `ingot compile`: a model becomes an engine folder.
  */
-import { join } from "node:path";
 import { Command } from "commander";
-import { writeManifest } from "../../engine/contents.ts";
-import { buildLibrary } from "../../engine/library.ts";
 import { compileModel } from "../compile-model.ts";
 import { UsageError } from "../exit.ts";
-import { readManifest } from "../load.ts";
 import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, type CompileFlags, flag } from "../options.ts";
-import { kernelCache } from "../places.ts";
-import { formatBytes, progress } from "../progress.ts";
-import { engineFolder } from "./engines.ts";
+import { formatBytes } from "../progress.ts";
 
 type Flags = CompileFlags & { output?: string; build: boolean; json?: boolean };
 
@@ -37,23 +31,5 @@ export function compileCommand(): Command {
   flag(command, "-o, --output <dir>", "engine folder to write; default: one in the cache");
   flag(command, "--no-build", "write sources and weights, build no kernels");
   addCompileFlags(command);
-  return addJsonFlag(command);
-}
-
-export function buildCommand(): Command {
-  const command = new Command("build")
-    .description("build an engine's generated sources for this machine")
-    .argument("<engine>", "an engine folder or an id from `ingot list`")
-    .action(async (engine: string, flags: { json?: boolean }) => {
-      const folder = engineFolder(engine);
-      const manifest = readManifest(folder);
-      const bar = progress("building kernels");
-      const library = await buildLibrary(folder, manifest.target, kernelCache(), (done, total) => bar.update(done, total));
-      bar.stop();
-      const changed = manifest.library?.sha256 !== library.sha256;
-      if (changed) await writeManifest(folder, { ...manifest, library });
-      if (flags.json) return console.log(JSON.stringify({ folder, target: manifest.target, library, changed }, null, 2));
-      console.log(`${join(folder, library.file)} (${manifest.target})${changed ? "" : " was up to date"}`);
-    });
   return addJsonFlag(command);
 }

@@ -4,6 +4,7 @@
 import { existsSync } from "node:fs";
 import { release } from "node:os";
 import { Command } from "commander";
+import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { type CpuFacts, loadNative, type MemoryFacts } from "../../../runtime/native.ts";
 import { bestTarget } from "../../schedule/target.ts";
 import { findCompiler } from "../../toolchain/compiler.ts";
@@ -11,7 +12,6 @@ import { addJsonFlag } from "../options.ts";
 import { packageVersion } from "../package-root.ts";
 import { engineCache, kernelCache } from "../places.ts";
 import { formatBytes } from "../progress.ts";
-import { printTable } from "../table.ts";
 
 interface Findings {
   readonly version: string;
@@ -78,5 +78,5 @@ function report(f: Findings): string {
     ["kernels", place(f.caches.kernels)],
   ];
   const problems = f.problems.length === 0 ? "no problems found" : `problems:\n${f.problems.map((p) => `- ${p}`).join("\n")}`;
-  return `${printTable(["ingot", f.version], rows)}\n\n${problems}`;
+  return `${formatTable(["ingot", f.version], rows)}\n\n${problems}`;
 }

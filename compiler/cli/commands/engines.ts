@@ -4,13 +4,13 @@
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join, resolve, sep } from "node:path";
 import { Command } from "commander";
+import { formatTable } from "../../../runtime/bench/text-table.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
 import { parseManifest } from "../../../runtime/manifest-validator.ts";
 import { UsageError } from "../exit.ts";
 import { addJsonFlag } from "../options.ts";
 import { engineCache } from "../places.ts";
 import { formatBytes } from "../progress.ts";
-import { printTable } from "../table.ts";
 
 interface Listed {
   readonly folder: string;
@@ -41,7 +41,7 @@ export function listCommand(): Command {
     }
     if (engines.length === 0) return console.log("no engines yet: ingot compile <model>");
     console.log(
-      printTable(
+      formatTable(
         ["engine", "model", "target", "dtype", "size"],
         engines.map(({ id, manifest: m, bytes }) => [id, m.name, m.target, m.model.dtype, formatBytes(bytes)]),
       ),
@@ -60,7 +60,7 @@ export function showCommand(): Command {
       if (flags.json) return console.log(JSON.stringify({ folder, ...manifest }, null, 2));
       const { model: m, limits, predicted } = manifest;
       console.log(
-        printTable(
+        formatTable(
           [manifest.name, folder],
           [
             ["architecture", m.architecture],

@@ -4,11 +4,12 @@
 import { createInterface } from "node:readline/promises";
 import { Command } from "commander";
 import type { ChatMessage } from "../../../runtime/chat/template.ts";
+import { RequestError } from "../../../runtime/errors.ts";
 import type { LLM } from "../../../runtime/llm.ts";
 import type { OutputDelta } from "../../../runtime/request.ts";
-import type { SamplingParams } from "../../../runtime/sampling-params.ts";
-import { engineOf } from "../compile-model.ts";
-import { Interrupted } from "../exit.ts";
+import { type SamplingParams, samplingParams } from "../../../runtime/sampling-params.ts";
+import { engineOf } from "../engine-of.ts";
+import { Interrupted, UsageError } from "../exit.ts";
 import { loadLlm, readManifest } from "../load.ts";
 import {
   addCompileFlags,
@@ -64,92 +65,95 @@ export function runCommand(): Command {
   return addJsonFlag(command);
 }
 
-async function run(model: string, prompt: string | undefined, flags: Flags): Promise<void> {
+async function run(model: string, argument: string | undefined, flags: Flags): Promise<void> {
+  checkSampling(flags); // before a model is compiled
+  const piped = argument === "-" || (argument === undefined && !process.stdin.isTTY);
+  const prompt = piped ? await standardInput() : argument;
+  if (prompt === "") throw new UsageError("the prompt is empty: give one as an argument or on standard input");
+  if (prompt === undefined && flags.json) throw new UsageError("--json needs a prompt: a chat in the terminal has no result");
   const folder = await engineOf(model, flags);
   const llm = await loadLlm(folder, flags);
   try {
-    if (prompt !== undefined) await answer(llm, prompt === "-" ? await standardInput() : prompt, flags);
-    else await chat(llm, readManifest(folder).name, flags);
+    if (prompt === undefined) await chat(llm, readManifest(folder).name, flags);
+    else await answer(llm, prompt, flags);
   } finally {
     await llm.close();
   }
 }
 
+function checkSampling(flags: Flags): void {
+  try {
+    samplingParams(paramsOf(flags));
+  } catch (error) {
+    if (!(error instanceof RequestError) || error.param === null) throw error;
+    const flag = error.param.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    throw new UsageError(error.message.replace(error.param, `--${flag}`));
+  }
+}
+
 /** Only what the user said: everything else is the model's default. */
 function paramsOf(flags: Flags): Partial<SamplingParams> {
-  const {
-    maxTokens,
-    temperature,
-    topK,
-    topP,
-    minP,
-    repetitionPenalty,
-    presencePenalty,
-    frequencyPenalty,
-    seed,
-    stop,
-    ignoreEos,
-  } = flags;
-  const said = {
-    maxTokens,
-    temperature,
-    topK,
-    topP,
-    minP,
-    repetitionPenalty,
-    presencePenalty,
-    frequencyPenalty,
-    seed,
-    stop,
-    ignoreEos,
-  };
+  const { maxTokens, temperature, topK, topP, minP, seed, stop, ignoreEos } = flags;
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = flags;
+  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
+  const said = { maxTokens, temperature, topK, topP, minP, seed, stop, ignoreEos, ...penalties };
   return Object.fromEntries(Object.entries(said).filter(([, value]) => value !== undefined));
 }
 
 async function answer(llm: LLM, prompt: string, flags: Flags): Promise<void> {
   const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort();
-  process.once("SIGINT", onSignal);
   const { signal } = interrupt;
+  process.once("SIGINT", () => interrupt.abort());
   const chatting = llm.chatTemplate !== undefined && !flags.raw;
   const deltas = chatting
     ? llm.streamChat(messagesOf(flags, [{ role: "user", content: prompt }]), paramsOf(flags), { signal })
     : llm.stream(prompt, paramsOf(flags), { signal });
   const result = await show(deltas, flags.json ? null : process.stdout);
-  process.removeListener("SIGINT", onSignal);
   if (flags.json) console.log(JSON.stringify(result, null, 2));
   else process.stdout.write("\n");
   if (result.finishReason === "abort") throw new Interrupted("interrupted");
 }
 
 async function chat(llm: LLM, name: string, flags: Flags): Promise<void> {
-  if (!llm.chatTemplate) throw new Interrupted(`${name} has no chat template: give a prompt (it is completed as it is)`);
+  if (!llm.chatTemplate) throw new UsageError(`${name} has no chat template: give a prompt, which is completed as it is`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr, prompt: "\n> " });
   log(`chatting with ${name}: /new starts over, /exit or Ctrl-D ends, Ctrl-C stops an answer`);
   let messages = messagesOf(flags, []);
   let running: AbortController | undefined;
-  terminal.on("SIGINT", () => (running ? running.abort() : terminal.close()));
+  let interrupted = false;
+  terminal.on("SIGINT", () => {
+    if (running) return running.abort();
+    interrupted = true;
+    terminal.close();
+  });
   terminal.prompt();
   for await (const line of terminal) {
     const text = line.trim();
     if (text === "/exit") break;
-    if (text === "/new") messages = messagesOf(flags, []);
+    if (text === "/new") {
+      messages = messagesOf(flags, []);
+      log("(a new conversation)");
+    } else if (text.startsWith("/")) log(`${text} is not a command: there are /new and /exit`);
     else if (text !== "") {
       running = new AbortController();
       const asked: ChatMessage[] = [...messages, { role: "user", content: text }];
       try {
         const result = await show(llm.streamChat(asked, paramsOf(flags), { signal: running.signal }), process.stdout);
         process.stdout.write("\n");
-        log(`${result.tokens} tokens, ${result.tokensPerSecond.toFixed(1)} tok/s`);
+        log(
+          `${result.tokens} tokens, ${result.tokensPerSecond.toFixed(1)} tok/s${result.finishReason === "abort" ? ", stopped" : ""}`,
+        );
         messages = [...asked, { role: "assistant", content: result.text }];
       } catch (error) {
-        log(`ingot: ${(error as Error).message}`);
+        if (!(error instanceof RequestError)) throw error;
+        log(`ingot: ${error.message}`);
       }
       running = undefined;
     }
     terminal.prompt();
   }
   terminal.close();
+  if (interrupted) throw new Interrupted("interrupted");
 }
 
 const messagesOf = (flags: Flags, messages: readonly ChatMessage[]): ChatMessage[] => [

@@ -2,8 +2,9 @@
  * `ingot serve`: the OpenAI-compatible server over one engine, with the web chat at /.
  */
 import { Command } from "commander";
+import { EngineError } from "../../../runtime/errors.ts";
 import { createServer } from "../../../runtime/server/server.ts";
-import { engineOf } from "../compile-model.ts";
+import { engineOf } from "../engine-of.ts";
 import { loadLlm, readManifest } from "../load.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
 import { packageVersion } from "../package-root.ts";
@@ -60,7 +61,10 @@ async function serve(model: string, flags: Flags): Promise<void> {
     onError: (error, requestId) => log(`${requestId}: ${error instanceof Error ? error.stack : String(error)}`),
   });
   try {
-    const { url } = await server.listen();
+    const { url } = await server.listen().catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "EADDRINUSE") throw error;
+      throw new EngineError(`port ${flags.port} of ${flags.host} is in use: choose another with --port (0 takes a free one)`);
+    });
     if (flags.json) console.log(JSON.stringify({ url, model: manifest.name, target: manifest.target }));
     else console.log(`${manifest.name} (${manifest.target}) on ${url}   web chat: ${url}/   API: ${url}/v1`);
     await interrupted();

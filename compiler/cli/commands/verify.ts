@@ -2,13 +2,13 @@
  * `ingot verify`: the engine, layer by layer, against recorded activations or the interpreter.
  */
 import { Command } from "commander";
-import { engineOf } from "../compile-model.ts";
+import { formatTable } from "../../../runtime/bench/text-table.ts";
+import { engineOf } from "../engine-of.ts";
 import { hasGolden, readGolden } from "../golden.ts";
 import { interpreterReference } from "../interpreter-reference.ts";
 import { loadForVerification } from "../load.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
 import { log } from "../progress.ts";
-import { printTable } from "../table.ts";
 import { F32_TOLERANCE, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
 
 type Flags = CompileFlags & LoadFlags & { json?: boolean; golden?: string; tokens: number };
@@ -53,7 +53,7 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
 
 function report(result: Verification): string {
   const text = (n: number, what: string) => (what === "greedy" ? String(n) : n.toExponential(2));
-  const table = printTable(
+  const table = formatTable(
     ["prompt", "tokens", "what", "error", "allowed", ""],
     result.rows.map((r) => [
       String(r.prompt),

@@ -1,0 +1,32 @@
+/**
+ * `ingot build`: an engine's sources become a library for this machine; what an engine package's install step runs.
+ */
+import { join } from "node:path";
+import { Command } from "commander";
+import { writeManifest } from "../../engine/contents.ts";
+import { buildLibrary } from "../../engine/library.ts";
+import { readManifest } from "../load.ts";
+import { addJsonFlag } from "../options.ts";
+import { kernelCache } from "../places.ts";
+import { progress } from "../progress.ts";
+import { engineFolder } from "./engines.ts";
+
+export function buildCommand(): Command {
+  const command = new Command("build")
+    .description("build an engine's generated sources for this machine")
+    .argument("<engine>", "an engine folder or an id from `ingot list`")
+    .action(build);
+  return addJsonFlag(command);
+}
+
+async function build(engine: string, flags: { json?: boolean }): Promise<void> {
+  const folder = engineFolder(engine);
+  const manifest = readManifest(folder);
+  const bar = progress("building kernels");
+  const onBuild = (done: number, total: number) => bar.update(done, total);
+  const library = await buildLibrary(folder, manifest.target, kernelCache(), onBuild).finally(bar.stop);
+  const changed = manifest.library?.sha256 !== library.sha256;
+  if (changed) await writeManifest(folder, { ...manifest, library });
+  if (flags.json) return console.log(JSON.stringify({ folder, target: manifest.target, library, changed }, null, 2));
+  console.log(`${join(folder, library.file)} (${manifest.target})${changed ? "" : " was up to date"}`);
+}
