@@ -3,7 +3,8 @@
  *
  *     x·w₀ᵀ, x·w₁ᵀ, …  =  slices of x·[w₀; w₁; …]ᵀ
  *
- * One pass over x instead of several, and one kernel. It looks at all users of a value, so it is a function, not a list of rules.
+ * One pass over x instead of several, and one kernel. Only where the kernel behind reads the slices in place: before attention, and
+ * where gate and up meet. It looks at all users of a value, so it is a function, not a list of rules.
  */
 import type { Graph } from "../ir/graph.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
@@ -68,49 +69,59 @@ function findGroups(graph: Graph): Group[] {
   const taken = new Set<Node>();
   const groups: Group[] = [];
 
+  const isPrivate = (node: Node) => users.get(node)?.length === 1 && !named.has(node);
   // A weight with another reader (a tied embedding table) stays as it is: joined, it would be stored twice.
-  const isCandidate = (node: Node | undefined): node is NodeOf<"linear"> =>
-    node?.op === "linear" && !taken.has(node) && node.operands[1].op === "weight" && users.get(node.operands[1])?.length === 1;
+  const isFree = ({ linear }: Member) => {
+    const [, w] = linear.operands;
+    return !taken.has(linear) && w.op === "weight" && users.get(w)?.length === 1;
+  };
   const add = (name: string, members: readonly Member[]) => {
+    if (!members.every(isFree) || !joinable(members.map((m) => m.linear))) return;
     for (const { linear } of members) taken.add(linear);
     groups.push({ name, members });
   };
 
-  // silu(gate) · up, gate first. Biases stay behind the slices, where the elementwise work is.
   for (const node of nodes) {
-    if (node.op !== "mul") continue;
-    const silu = node.operands.find((o) => o.op === "silu");
-    const other = node.operands.find((o) => o !== silu);
-    const [gate, up] = [silu?.operands[0], other].map((n) => (n?.op === "add" ? n.operands[0] : n));
-    if (gate === up || !isCandidate(gate) || !isCandidate(up) || !joinable(gate, up)) continue;
-    if (gate.type.shape.at(-1) !== up.type.shape.at(-1)) continue;
-    add(
-      "gate and up are one linear",
-      [gate, up].map((linear) => ({ linear, root: linear, bias: null })),
-    );
-  }
-
-  // Everything else that reads the same x, in the order it was built.
-  for (const first of nodes) {
-    if (!isCandidate(first)) continue;
-    const siblings = (users.get(first.operands[0]) ?? []).filter(
-      (n): n is NodeOf<"linear"> => isCandidate(n) && joinable(first, n),
-    );
-    if (siblings.length < 2) continue;
-    const biased = siblings.map((linear) => withBias(linear, users.get(linear) ?? [], named));
-    const members = biased.every((m) => m !== null) ? biased : siblings.map((linear) => ({ linear, root: linear, bias: null }));
-    add("projections of one value are one linear", members);
+    // silu(gate) · up, gate first, where nothing else reads either: one kernel computes both halves of each column and their
+    // product. Biases stay behind the slices, where the elementwise work is.
+    if (node.op === "mul") {
+      const silu = node.operands.find((o) => o.op === "silu");
+      const [gate, up] = [silu?.operands[0], node.operands.find((o) => o !== silu)].map(projection);
+      if (!silu || !gate || !up || gate.linear.type.shape.at(-1) !== up.linear.type.shape.at(-1)) continue;
+      if (![silu, gate.root, gate.linear, up.root, up.linear].every(isPrivate)) continue;
+      add(
+        "gate and up are one linear",
+        [gate, up].map(({ linear }) => ({ linear, root: linear, bias: null })),
+      );
+    }
+    // q, k and v of one attention, biases with them when each has its own, all of one dtype.
+    if (node.op === "paged_attention" && node.operands[1].op === "store_kv") {
+      const [, k, v] = node.operands[1].operands;
+      const found = [node.operands[0], k, v].map((root) => projection(beforeHeads(root)));
+      const members = found.filter((m) => m !== null);
+      if (members.length !== 3 || new Set(members.map((m) => m.linear)).size !== 3) continue;
+      const biasDtypes = new Set(members.map((m) => m.bias?.type.dtype ?? null));
+      const allBiased = biasDtypes.size === 1 && !biasDtypes.has(null) && members.every((m) => isPrivate(m.linear));
+      add("q, k and v are one linear", allBiased ? members : members.map(({ linear }) => ({ linear, root: linear, bias: null })));
+    }
   }
   return groups;
 }
 
-const joinable = (a: NodeOf<"linear">, b: NodeOf<"linear">): boolean =>
-  a.operands[0] === b.operands[0] && a.operands[1].type.dtype === b.operands[1].type.dtype;
+/** Whether linears read the same value through weights of one dtype. */
+const joinable = ([first, ...others]: readonly NodeOf<"linear">[]): boolean =>
+  others.every((o) => o.operands[0] === first?.operands[0] && o.operands[1].type.dtype === first.operands[1].type.dtype);
 
-/** The linear with the bias that is its only user, or null. */
-function withBias(linear: NodeOf<"linear">, users: readonly Node[], named: ReadonlySet<Node>): Member | null {
-  const [sum] = users;
-  if (users.length !== 1 || sum?.op !== "add" || named.has(linear)) return null;
-  const bias = sum.operands.find((o) => o !== linear);
-  return bias?.op === "weight" && bias.type.shape.length === 1 ? { linear, root: sum, bias } : null;
+/** `node` as a linear or as the sum of one and its bias vector, or null. */
+function projection(node: Node | undefined): Member | null {
+  if (node?.op === "linear") return { linear: node, root: node, bias: null };
+  if (node?.op !== "add") return null;
+  const linear = node.operands.find((o) => o.op === "linear");
+  const bias = node.operands.find((o) => o !== linear);
+  return linear && bias?.op === "weight" && bias.type.shape.length === 1 ? { linear, root: node, bias } : null;
+}
+
+/** What a row of heads was made of: the value before rotation, norm and the view as heads. */
+function beforeHeads(node: Node): Node {
+  return node.op === "rope" || node.op === "rms_norm" || node.op === "reshape" ? beforeHeads(node.operands[0]) : node;
 }
