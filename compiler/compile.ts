@@ -15,9 +15,9 @@ import { assembleManifest, engineName, WEIGHTS_FILE } from "./engine/manifest.ts
 import { CompileError, invariant } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import type { DType } from "./ir/tensor-type.ts";
-import { weightNames } from "./kernels/form.ts";
 import { kernelArgs } from "./kernels/operands.ts";
 import type { KernelSpec, SampleKernel, TensorValue } from "./kernels/spec.ts";
+import { weightNames } from "./kernels/weight-expression.ts";
 import { lower } from "./pipeline.ts";
 import { type KernelTarget, manifestDType, type PlannedProgram, planProgram } from "./plan/program.ts";
 import { scheduleKernel } from "./schedule/cpu.ts";

@@ -1,7 +1,7 @@
 /**
  * Recognises what stands between the fused projection and attention: q, k and v as head chains over one source row.
  *
- * chain = rope? · rms_norm? · reshape · slice of the source; v has neither norm nor rotation in the families we know, but may.
+ * chain = rope? · rms_norm? · reshape? · slice? of the source; v has neither norm nor rotation in the families we know, but may.
  */
 import { UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
@@ -73,8 +73,9 @@ function unwind(root: Node): { source: Node; chain: ChainNodes; nodes: Node[] } 
   }
   if (node.op === "reshape") step(node.operands[0]);
   let col = 0;
-  if (node.op === "slice") {
-    col = node.attrs.start;
+  // Columns of a row: whole heads, or part of a flat row. Part of every head is not one range of columns.
+  if (node.op === "slice" && node.attrs.axis === 1) {
+    col = node.attrs.start * node.type.shape.slice(2).reduce<number>((p, d) => p * (d as number), 1);
     step(node.operands[0]);
   }
   return { source: node, chain: { col, numHeads: root.type.shape[1] as number, norm, rope }, nodes };

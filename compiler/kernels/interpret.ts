@@ -1,22 +1,15 @@
 /**
  * What a kernel spec means: slow, obvious f32 arithmetic over whole arrays.
  *
- * `interpretKernels` over the specs formed from a graph gives the same arrays as interpreting the graph; generated kernels
- * are compared with it. Sampling is not interpreted here: its reference is a distribution, not an array.
+ * `interpretKernels` over the specs formed from a graph gives the same arrays as interpreting the graph, bit for bit: sums run in
+ * double precision and in the same order, and both round where a value of the graph ends. Generated kernels are compared with it. Sampling is not interpreted here: its reference is a distribution, not an array.
  */
-
 import { invariant } from "../errors.ts";
+import type { KvState } from "../ir/interpret.ts";
 import type { InputName } from "../ir/ops.ts";
 import { roundTo } from "../ir/rounding.ts";
 import type { SymbolName } from "../ir/tensor-type.ts";
 import type { BufferValue, Expr, HeadChain, KernelKind, KernelOf, KernelSpec, TensorValue } from "./spec.ts";
-
-/** One layer's cache by slot (block · blockSize + offset): k and v are (slots, numKvHeads · headDim). */
-export interface KvSlots {
-  readonly blockSize: number;
-  readonly k: Float32Array;
-  readonly v: Float32Array;
-}
 
 /** Everything kernels read and write. Buffers come into being when a kernel writes them. */
 export interface KernelEnvironment {
@@ -24,7 +17,8 @@ export interface KernelEnvironment {
   readonly buffers: Map<string, Float32Array>;
   readonly tensor: (value: TensorValue) => Float32Array;
   readonly input: (name: InputName) => Int32Array;
-  readonly kv: (layer: number) => KvSlots;
+  /** One layer's cache; stores write into it. */
+  readonly kv: (layer: number) => KvState;
 }
 
 /** Runs specs in order, leaving every written buffer in `env.buffers`. */
@@ -39,7 +33,7 @@ export function interpretKernel(spec: KernelSpec, env: KernelEnvironment): void 
 
 const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvironment) => void } = {
   embedding(spec, env) {
-    const ids = env.input("token_ids");
+    const ids = env.input(spec.ids.name);
     const table = env.tensor(spec.table);
     const { cols } = spec.out;
     writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [table[ids[row]! * cols + col]!]);
@@ -50,7 +44,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     const gain = env.tensor(spec.gain);
     const rows = spec.rows ? env.input(spec.rows.name) : null;
     const { cols } = spec.out;
-    const scale = new Float32Array(rowCount(spec.out, env));
+    const scale = new Float64Array(rowCount(spec.out, env));
     for (let row = 0; row < scale.length; row++) scale[row] = inverseRms(x, (rows ? rows[row]! : row) * cols, cols, spec.eps);
     writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [
       Math.fround(x[(rows ? rows[row]! : row) * cols + col]! * scale[row]!) * gain[col]!,
@@ -72,7 +66,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
   },
 
   rope_angles(spec, env) {
-    const positions = env.input("positions");
+    const positions = env.input(spec.positions.name);
     const half = spec.invFreq.length;
     const out = new Float32Array(rowCount(spec.out, env) * spec.out.cols);
     for (let t = 0; t < rowCount(spec.out, env); t++) {
@@ -93,7 +87,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     const width = spec.kv.numKvHeads * headDim;
     for (let t = 0; t < rowCount(spec.out, env); t++) {
       const row = x.subarray(t * spec.x.cols, (t + 1) * spec.x.cols);
-      const slot = slotOf(env, t, env.input("positions")[t]!, kv.blockSize);
+      const slot = slotOf(env, t, env.input(spec.positions.name)[t]!, kv.blockSize);
       const chain = (c: HeadChain) => headRow(c, row, headDim, t, env);
       out.set(roundTo(spec.out.dtype, chain(spec.q)), t * spec.out.cols);
       kv.k.set(roundTo(spec.kv.dtype, chain(spec.k)), slot * width);
@@ -111,7 +105,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     const width = numKvHeads * headDim;
     const result = new Float32Array(q.length);
     for (let t = 0; t < rowCount(spec.q, env); t++) {
-      const position = env.input("positions")[t]!;
+      const position = env.input(spec.positions.name)[t]!;
       const first = spec.window === null ? 0 : Math.max(0, position - spec.window + 1);
       const slots: number[] = [];
       for (let p = first; p <= position; p++) slots.push(slotOf(env, t, p, kv.blockSize));

@@ -1,8 +1,10 @@
 /**
  * Kernel names: what it does, in a fixed order — anchor, dtype and shape, then what rides in its slots.
  */
-import { maxOf } from "../ir/tensor-type.ts";
 import type { Expr, HeadChain, KernelKind, KernelOf } from "./spec.ts";
+
+/** Words of a slot that a name repeats. */
+const MOST_WORDS = 8;
 
 /** A spec before its name is known. */
 export type Unnamed = { [K in KernelKind]: Omit<KernelOf<K>, "name"> }[KernelKind];
@@ -27,7 +29,7 @@ function base(spec: Unnamed): string {
     case "paged_attention":
       return `paged_attention_${spec.kv.dtype}_${spec.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}${spec.window === null ? "" : `_window${spec.window}`}`;
     case "elementwise":
-      return `elementwise_${maxOf(spec.out.cols)}`;
+      return `elementwise_${spec.out.cols}`;
     case "sample":
       return `sample_${spec.vocabSize}`;
   }
@@ -51,5 +53,11 @@ function slotName(spec: Unnamed): string {
     }
   };
   visit(spec.epilogue);
-  return words.join("_");
+  return shortened(words);
+}
+
+/** A name is a C symbol and a file: of a long slot it says the beginning and the number of words left out. */
+function shortened(words: readonly string[]): string {
+  const kept = words.slice(0, MOST_WORDS);
+  return [...kept, ...(kept.length < words.length ? [`and_${words.length - kept.length}_more`] : [])].join("_");
 }

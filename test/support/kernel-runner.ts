@@ -5,8 +5,9 @@
 import type { Isa } from "../../compiler/codegen/cpu.ts";
 import { renderKernel } from "../../compiler/codegen/render.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
+import type { KvState } from "../../compiler/ir/interpret.ts";
 import type { InputName } from "../../compiler/ir/ops.ts";
-import type { KernelEnvironment, KvSlots } from "../../compiler/kernels/interpret.ts";
+import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
 import { kernelArgs, kernelOutput } from "../../compiler/kernels/operands.ts";
 import type { BufferValue, KernelSpec, TensorValue, Value } from "../../compiler/kernels/spec.ts";
 import { scheduleKernel } from "../../compiler/schedule/cpu.ts";
@@ -28,7 +29,7 @@ export interface RunOptions {
 export interface KernelResult {
   readonly out: Float32Array;
   readonly outBytes: Uint8Array;
-  readonly kv: KvSlots | null;
+  readonly kv: KvState | null;
 }
 
 /** Runs `spec` once per environment, in one process; outputs hold NaN before. */
@@ -157,7 +158,7 @@ function kvPlaces(kv: Extract<Value, { kind: "kv" }>, blockSize: number) {
   }
 }
 
-function packKv(kv: Extract<Value, { kind: "kv" }>, slots: KvSlots): Uint8Array {
+function packKv(kv: Extract<Value, { kind: "kv" }>, slots: KvState): Uint8Array {
   const width = kv.numKvHeads * kv.headDim;
   const count = slots.k.length / width;
   const places = kvPlaces(kv, slots.blockSize);
@@ -167,7 +168,7 @@ function packKv(kv: Extract<Value, { kind: "kv" }>, slots: KvSlots): Uint8Array 
   return k.map((byte, i) => byte | v[i]!);
 }
 
-function unpackKv(kv: Extract<Value, { kind: "kv" }>, bytes: Uint8Array, env: KernelEnvironment): KvSlots {
+function unpackKv(kv: Extract<Value, { kind: "kv" }>, bytes: Uint8Array, env: KernelEnvironment): KvState {
   const { blockSize, k } = env.kv(kv.layer);
   const width = kv.numKvHeads * kv.headDim;
   const shape = [k.length / width, width] as const;

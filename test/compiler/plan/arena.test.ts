@@ -1,12 +1,12 @@
 import { describe, expect, test } from "vitest";
-import { interpret, oneSequenceStep } from "../../../compiler/ir/interpret.ts";
 import { maxOf } from "../../../compiler/ir/tensor-type.ts";
-import { formKernels, weightNames } from "../../../compiler/kernels/form.ts";
-import { interpretKernel, type KernelEnvironment } from "../../../compiler/kernels/interpret.ts";
-import type { BufferValue, TensorValue } from "../../../compiler/kernels/spec.ts";
+import { formKernels } from "../../../compiler/kernels/form.ts";
+import { interpretKernel } from "../../../compiler/kernels/interpret.ts";
+import type { BufferValue } from "../../../compiler/kernels/spec.ts";
 import { type ArenaPlan, planArena } from "../../../compiler/plan/arena.ts";
 import { expectClose } from "../../support/closeness.ts";
-import { denseGraph, smallDense, weightsOf } from "../../support/dense-graph.ts";
+import { denseGraph, smallDense } from "../../support/dense-graph.ts";
+import { graphMeaning, kernelEnvironment, sampleStep } from "../../support/kernel-meaning.ts";
 
 const bytesOf = (b: BufferValue) => maxOf(b.rows) * b.cols * 4;
 
@@ -35,24 +35,12 @@ class ArenaBuffers extends Map<string, Float32Array> {
 
 describe("the arena", () => {
   test("kernels that share memory compute what kernels with memory of their own compute", () => {
-    const shape = { ...smallDense, layers: 4, qkNorm: true, bias: true };
-    const graph = denseGraph(shape);
-    const weights = weightsOf(graph);
-    const step = oneSequenceStep([5, 17, 3, 99, 42, 7], 0, 16, "all");
-    const slots = 16 * shape.kvHeads * shape.headDim;
-    const caches = Array.from({ length: 4 }, () => ({ blockSize: 16, k: new Float32Array(slots), v: new Float32Array(slots) }));
-    const expected = interpret(graph, { step, weights: (n) => weights.get(n)!, kv: (l) => caches[l]! });
-
+    const graph = denseGraph({ ...smallDense, layers: 4, qkNorm: true, bias: true });
+    const step = sampleStep();
+    const expected = graphMeaning(graph, step);
     const { kernels, taps, logits } = formKernels(graph);
     const buffers = new ArenaBuffers(planArena(kernels, bytesOf));
-    const tensor = (v: TensorValue) => Float32Array.from(weightNames(v.node).flatMap((n) => [...weights.get(n)!]));
-    const env: KernelEnvironment = {
-      binding: step.binding,
-      buffers,
-      tensor,
-      input: (n) => step.arrays[n],
-      kv: (l) => caches[l]!,
-    };
+    const env = kernelEnvironment(graph, step, undefined, buffers);
     for (const spec of kernels) {
       interpretKernel(spec, env);
       for (const tap of taps) {

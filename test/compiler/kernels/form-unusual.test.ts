@@ -1,0 +1,175 @@
+/** Graphs that no shipped family builds, but that a model may describe: each computes what it says, or is refused by name. */
+import { describe, expect, test } from "vitest";
+import { Graph } from "../../../compiler/ir/graph.ts";
+import type { Node } from "../../../compiler/ir/ops.ts";
+import { formKernels } from "../../../compiler/kernels/form.ts";
+import { lower } from "../../../compiler/pipeline.ts";
+import { expectSameMeaning } from "../../support/kernel-meaning.ts";
+
+const f32Target = { linearInput: () => "f32" as const };
+
+interface Building {
+  readonly g: Graph;
+  /** (T, 32) */
+  readonly x: Node;
+  readonly w: (name: string, ...shape: number[]) => Node;
+  /** Attention over a projection of x with heads 2 · 16: (T, 2, 16). */
+  readonly attend: (layer: number) => Node;
+}
+
+/** A graph around what `build` gives (a (T, n) value), with a norm and a head behind it. */
+function model(build: (b: Building) => Node): Graph {
+  const g = new Graph({ maxModelLen: 64, maxNumSeqs: 32, maxNumBatchedTokens: 32, blockSize: 16 });
+  const w = (name: string, ...shape: number[]) => g.weight(name, { dtype: "f32", shape });
+  const x = g.embedding(g.input("token_ids"), w("embed", 64, 32));
+  const attend = (layer: number) => {
+    const qkv = g.linear(x, w(`${layer}.qkv`, 64, 32));
+    const heads = (start: number, n: number) => g.reshape(g.slice(qkv, 1, start, n * 16), [g.T, n, 16]);
+    return g.pagedAttention(heads(0, 2), g.storeKv(g.kvCache(layer, "f32", 1, 16), heads(32, 1), heads(48, 1)), 0.25, null);
+  };
+  const y = g.scope("layers.0", () => build({ g, x, w, attend }));
+  const width = y.type.shape[1] as number;
+  const last = g.rmsNorm(g.gatherRows(y, g.input("sample_rows")), w("norm", width), 1e-6);
+  g.setLogits(g.linear(last, w("head", 64, width)));
+  return g;
+}
+
+/** Kernels straight from the graph compute what it means. */
+function same(build: (b: Building) => Node): string[] {
+  const graph = model(build);
+  const program = formKernels(graph);
+  expectSameMeaning(graph, program);
+  return program.kernels.map((k) => k.name);
+}
+
+/** Kernels after all passes compute what the graph means. */
+function sameAfterPasses(build: (b: Building) => Node): string[] {
+  const graph = model(build);
+  const lowered = lower(graph, f32Target);
+  expectSameMeaning(graph, lowered);
+  return lowered.kernels.map((k) => k.name);
+}
+
+describe("kernels of unusual graphs compute what the graph means:", () => {
+  test("an attention's output times a gate", () => {
+    const names = same(({ g, x, w, attend }) => {
+      const gate = g.silu(g.linear(x, w("gate", 32, 32)));
+      return g.mul(g.reshape(attend(0), [g.T, 32]), gate);
+    });
+    expect(names.some((n) => n.startsWith("elementwise"))).toBe(true);
+  });
+
+  test("heads cut out of a projection after it is viewed as heads", () => {
+    same(({ g, x, w }) => {
+      const qkv = g.reshape(g.linear(x, w("qkv", 64, 32)), [g.T, 4, 16]);
+      const heads = (start: number, n: number) => g.slice(qkv, 1, start, n);
+      const kv = g.storeKv(g.kvCache(0, "f32", 1, 16), heads(2, 1), heads(3, 1));
+      return g.reshape(g.pagedAttention(heads(0, 2), kv, 0.25, null), [g.T, 32]);
+    });
+  });
+
+  test("an embedding of positions", () => {
+    same(({ g, x, w }) => g.plus(x, g.embedding(g.input("positions"), w("positions", 64, 32))));
+  });
+
+  test("attention and mlp side by side over one norm", () => {
+    sameAfterPasses(({ g, x, w }) => {
+      const normed = g.rmsNorm(x, w("n", 32), 1e-6);
+      const heads = (name: string, n: number) => g.reshape(g.linear(normed, w(name, n * 16, 32)), [g.T, n, 16]);
+      const kv = g.storeKv(g.kvCache(0, "f32", 1, 16), heads("k", 1), heads("v", 1));
+      const attended = g.reshape(g.pagedAttention(heads("q", 2), kv, 0.25, null), [g.T, 32]);
+      const mlp = g.linear(g.silu(g.linear(normed, w("up", 48, 32))), w("down", 32, 48));
+      return g.plus(x, g.plus(g.linear(attended, w("o", 32, 32)), mlp));
+    });
+  });
+
+  test("two linears of one value that nothing joins", () => {
+    sameAfterPasses(({ g, x, w }) => g.plus(g.silu(g.linear(x, w("a", 32, 32))), g.linear(x, w("b", 32, 32))));
+  });
+
+  test("a gate that is looked at", () => {
+    sameAfterPasses(({ g, x, w }) =>
+      g.mul(g.silu(g.tap("gate", g.linear(x, w("gate", 48, 32)))), g.tap("up", g.linear(x, w("up", 48, 32)))),
+    );
+  });
+
+  test("a gate that is read twice", () => {
+    sameAfterPasses(({ g, x, w }) => {
+      const gate = g.linear(x, w("gate", 48, 32));
+      return g.plus(g.mul(g.silu(gate), g.linear(x, w("up", 48, 32))), gate);
+    });
+  });
+
+  test("biases on either side of gate and up", () => {
+    const names = sameAfterPasses(({ g, x, w }) => {
+      const gate = g.plus(w("gate.bias", 48), g.linear(x, w("gate", 48, 32)));
+      const up = g.plus(g.linear(x, w("up", 48, 32)), w("up.bias", 48));
+      return g.mul(g.silu(gate), up);
+    });
+    expect(names).toContain("linear_f32_48x32__bias_silu_bias_mul");
+  });
+
+  test("a residual that is made after the linear it is added to", () => {
+    const names = same(({ g, x, w }) => {
+      const first = g.linear(x, w("a", 32, 32));
+      const later = g.linear(g.silu(x), w("b", 32, 32));
+      return g.plus(first, later);
+    });
+    expect(names.filter((n) => n.startsWith("linear_f32_32x32"))).toEqual(["linear_f32_32x32", "linear_f32_32x32__add"]);
+  });
+
+  test("a long chain of elementwise work, under a name that a file can have", () => {
+    const names = same(({ g, x, w }) => {
+      let y: Node = g.linear(x, w("a", 32, 32));
+      for (let i = 0; i < 60; i++) y = g.silu(g.plus(y, g.constant(0.01 * i)));
+      return y;
+    });
+    expect(Math.max(...names.map((n) => n.length))).toBeLessThanOrEqual(100);
+  });
+});
+
+describe("graphs that no kernel computes are refused by name:", () => {
+  const refusals: [string, (b: Building) => Node, RegExp][] = [
+    [
+      "a vector over the elements of each head",
+      ({ g, w, attend }) => g.reshape(g.mul(attend(0), w("scale", 16)), [g.T, 32]),
+      /mul at layers\.0 .*: its operands/,
+    ],
+    [
+      "a norm of each head outside attention's inputs",
+      ({ g, w, attend }) => g.reshape(g.rmsNorm(attend(0), w("head_norm", 16), 1e-6), [g.T, 32]),
+      /rms_norm at layers\.0 .*: .*\(16\)/,
+    ],
+    [
+      "a linear over the elements of each head",
+      ({ g, w, attend }) => g.reshape(g.linear(attend(0), w("per_head", 16, 16)), [g.T, 32]),
+      /linear at layers\.0 .*: x is \(T, 2, 16\)/,
+    ],
+    [
+      "weights joined side by side",
+      ({ g, x, w }) => g.linear(x, g.concat([w("left", 32, 16), w("right", 32, 16)], 1)),
+      /concat at layers\.0 .*: .*axis 0/,
+    ],
+    [
+      "a view that is not made of the same rows",
+      ({ g, x }) => g.reshape(g.silu(g.reshape(x, [2, g.T, 16])), [g.T, 32]),
+      /reshape at layers\.0 .*: .*rows/,
+    ],
+    [
+      "a slice of each head as a head",
+      ({ g, x, w }) => {
+        const qkv = g.reshape(g.linear(x, w("qkv", 64, 32)), [g.T, 1, 64]);
+        const part = (start: number) => g.slice(qkv, 2, start, 16);
+        const kv = g.storeKv(g.kvCache(0, "f32", 1, 16), part(16), part(32));
+        return g.reshape(g.pagedAttention(g.reshape(g.slice(g.reshape(qkv, [g.T, 4, 16]), 1, 0, 2), [g.T, 2, 16]), kv, 1, null), [
+          g.T,
+          32,
+        ]);
+      },
+      /store_kv at layers\.0 /,
+    ],
+  ];
+  test.each(refusals)("%s", (_, build, message) => {
+    expect(() => formKernels(model(build))).toThrow(message);
+  });
+});
