@@ -1,4 +1,4 @@
-// Times one kernel, linked in as `kernel_under_test`, or the machine's read bandwidth beside it; prints one JSON line.
+// Times one kernel, linked in as `kernel_under_test`; prints one JSON line.
 //
 //   bench <threads> <seconds> <T> <B> <S> <P> <units> <chunk> <scratch bytes> argument…
 //
@@ -36,12 +36,15 @@ double now() {
   return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
+// On huge pages, as the engine's own memory.
 char* allocate(size_t bytes) {
-  const size_t whole = (bytes + 4096 + (2 << 20)) >> 21 << 21;
-  void* memory = mmap(0, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const size_t page = size_t(2) << 20;
+  const size_t whole = (bytes + page - 1) / page * page + page;
+  char* memory = (char*)mmap(0, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) abort();
-  madvise(memory, whole, MADV_HUGEPAGE);
-  return (char*)memory;
+  memory += (page - uintptr_t(memory) % page) % page;
+  madvise(memory, whole - page, MADV_HUGEPAGE);
+  return memory;
 }
 
 struct Argument {
@@ -99,26 +102,6 @@ void pin(int cpu) {
   pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
-typedef uint64_t HalfLine __attribute__((vector_size(32)));
-
-// Four streams per thread over one thread's share of `bytes`.
-uint64_t read_streams(const char* data, size_t bytes, int thread, int threads) {
-  const size_t stream = bytes / size_t(threads) / 4 / 64 * 64;
-  const char* base = data + size_t(thread) * 4 * stream;
-  HalfLine sums[4] = {};
-  for (size_t at = 0; at < stream; at += 64) {
-#pragma GCC unroll 4
-    for (size_t s = 0; s < 4; ++s) {
-      __builtin_prefetch(base + s * stream + at + 1024);
-      HalfLine value[2];
-      memcpy(value, base + s * stream + at, 64);
-      sums[s] += value[0] ^ value[1];
-    }
-  }
-  const HalfLine sum = sums[0] + sums[1] + sums[2] + sums[3];
-  return sum[0] + sum[3];
-}
-
 double median(std::vector<double> x) {
   std::sort(x.begin(), x.end());
   return x.empty() ? 0 : x[x.size() / 2];
@@ -138,13 +121,7 @@ int main(int argc, char** argv) {
   const size_t scratch_bytes = size_t(atoll(argv[9])) + 64;
   std::vector<Argument> arguments;
   for (int i = 10; i < argc; ++i) arguments.push_back(parse(argv[i]));
-  size_t probe_bytes = 0;
-  const char* probe_data = 0;
-  for (const Argument& a : arguments) {
-    if (a.bytes * size_t(a.copies) > probe_bytes) probe_bytes = a.bytes * size_t(a.copies), probe_data = a.data;
-  }
-  std::vector<double> launches, probes;
-  std::atomic<uint64_t> sink{0};
+  std::vector<double> launches;
   std::atomic<bool> stop{false};
   const auto work = [&](int thread) {
     pin(thread);
@@ -152,7 +129,6 @@ int main(int argc, char** argv) {
     std::vector<void*> args(arguments.size());
     const double begin = now();
     for (int64_t round = 0; !stop.load(); ++round) {
-      // A launch over every copy once, then one pass of the probe over the same memory.
       int copies = 1;
       for (const Argument& a : arguments) copies = std::max(copies, a.copies);
       for (int c = 0; c < copies; ++c) {
@@ -164,13 +140,6 @@ int main(int argc, char** argv) {
         team.barrier();
         if (thread == 0 && round > 0) launches.push_back(now() - start);
       }
-      if (copies > 1) {
-        team.barrier();
-        const double start = now();
-        sink += read_streams(probe_data, probe_bytes, thread, team.threads);
-        team.barrier();
-        if (thread == 0) probes.push_back(now() - start);
-      }
       if (thread == 0 && round > 0 && now() - begin > seconds) stop.store(true);
       team.barrier();
     }
@@ -178,7 +147,5 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (int t = 0; t < team.threads; ++t) threads.emplace_back(work, t);
   for (std::thread& t : threads) t.join();
-  const double probe = median(probes);
-  printf("{\"ms\": %.5f, \"launches\": %zu, \"probeGBs\": %.2f}\n", 1e3 * median(launches), launches.size(),
-         probe > 0 ? double(probe_bytes) / probe / 1e9 : 0.0);
+  printf("{\"ms\": %.5f, \"launches\": %zu}\n", 1e3 * median(launches), launches.size());
 }

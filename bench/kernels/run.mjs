@@ -1,7 +1,9 @@
 // Speed of generated kernels on this machine, apart from any engine: `node bench/kernels/run.mjs [--isa avx512] [--only M=1]
-// [--threads 2] [--seconds 1] [--rounds 3]`. Prints GB/s beside the read bandwidth probed in the same process, and GFLOPS.
+// [--threads 2] [--seconds 1] [--rounds 3] [--blocking prefetchBytes=2048]`. Prints GFLOPS, and GB/s beside the read bandwidth that
+// the addon probes (four streams a thread) between the rounds. Build first: `npm run build`.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -101,7 +103,10 @@ for (const cell of cells) {
   for (const isa of isas) programs.set(`${cell.name} ${isa}`, prepare(cell, isa));
 }
 const results = new Map();
+const addon = createRequire(import.meta.url)("../../dist/ingot.node");
+const probes = [];
 for (let round = 0; round < Number(flags.rounds); round++) {
+  probes.push(addon.readBandwidth(Number(flags.threads), 512 * 2 ** 20, 3));
   for (const [key, p] of programs) {
     const { stdout, status, stderr } = spawnSync(p.program, p.args, { encoding: "utf8" });
     if (status !== 0) throw new Error(`${key}: ${status} ${stderr}`);
@@ -109,10 +114,11 @@ for (let round = 0; round < Number(flags.rounds); round++) {
   }
 }
 const median = (xs) => xs.sort((a, b) => a - b)[Math.floor(xs.length / 2)];
+const probe = median(probes);
+console.log(`read bandwidth ${probe.toFixed(1)} GB/s with ${flags.threads} threads`);
 for (const [key, p] of programs) {
   const runs = results.get(key);
   const ms = median(runs.map((r) => r.ms));
-  const probe = median(runs.map((r) => r.probeGBs));
   const rate = p.bytes / ms / 1e6;
   const share =
     probe > 0 ? ` ${rate.toFixed(1).padStart(6)} GB/s = ${((100 * rate) / probe).toFixed(0)}% of ${probe.toFixed(1)}` : "";
@@ -161,7 +167,13 @@ function prepare(cell, isa) {
     const copies = cell.rows <= 16 ? Math.ceil(520e6 / bytes) : 4;
     const rows = Math.ceil(cell.rows / 16) * 16;
     const args = [`${spec.x.dtype}:${rows * k}`, `${weights}:${elements}:x${copies}`, `f32:${rows * n}`];
-    return { program, args: [...common(cell.rows, 1, Math.ceil(n / 16)), ...args], bytes, flops: 2 * elements * cell.rows };
+    return {
+      program,
+      args: [...common(cell.rows, 1, Math.ceil(n / 16)), ...args],
+      bytes,
+      flops: 2 * elements * cell.rows,
+      fromMemory: copies > 4,
+    };
   }
   const { tokens, context } = cell;
   // Many tokens are one sequence's last ones; a few are one token each of sequences with this context.
@@ -179,5 +191,11 @@ function prepare(cell, isa) {
     `iota:${sequences * blocks}:0`,
     `f32:${tokens * 2048}`,
   ];
-  return { program, args: [...common(tokens, blocks, grid), ...args], bytes: kvElements * 2, flops: 4 * visible * 16 * 128 };
+  return {
+    program,
+    args: [...common(tokens, blocks, grid), ...args],
+    bytes: kvElements * 2,
+    flops: 4 * visible * 16 * 128,
+    fromMemory: !together,
+  };
 }

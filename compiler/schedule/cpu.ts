@@ -74,7 +74,7 @@ function linear(spec: LinearKernel, isa: Isa): Partial<KernelSchedule> {
       `${spec.name}: a linear of ${spec.x.dtype} rows with ${spec.w.dtype} weights has no kernel on cpu:${isa}; cast its input to f32`,
     );
   }
-  return { ...common, blocking: { streams, rowBlock, accumulators, rowsPerPass: 96, blockK: 512, prefetchBytes: 1024 } };
+  return { ...common, blocking: { streams, rowBlock, accumulators, rowsPerPass: 96, blockK: 512, prefetchBytes: 2048 } };
 }
 
 /** Row work of a few operations per element: rows that take less than a barrier are not shared. */
