@@ -19,7 +19,8 @@ export interface MemoryBudget {
 /** Bytes that one block takes in all layers together. */
 export const bytesPerBlock = ({ kvCache }: Manifest): number => kvCache.bytesPerBlock * kvCache.numLayers;
 
-const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+const size = (bytes: number): string =>
+  bytes >= 2 ** 27 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 3 : 1)} MiB`;
 
 /** Blocks of the KV cache. Throws `EngineError` with the numbers if not even one sequence of `maxModelLen` tokens fits. */
 export function numKvBlocks(manifest: Manifest, limits: Limits, memory: MemoryBudget): number {
@@ -37,10 +38,10 @@ export function numKvBlocks(manifest: Manifest, limits: Limits, memory: MemoryBu
   if (fits < blocksPerSeq) {
     const source =
       memory.kvCacheMemoryBytes === undefined
-        ? `${gib(budget)} is left (${gib(available)} free, ${share * 100} % of it usable; weights ${gib(manifest.weights.bytes)}, activations ${gib(manifest.arena.bytes)})`
-        : `--kv-cache-memory gives ${gib(budget)}`;
+        ? `${size(budget)} is left (${size(available)} free, ${share * 100} % of it usable; weights ${size(manifest.weights.bytes)}, activations ${size(manifest.arena.bytes)})`
+        : `--kv-cache-memory gives ${size(budget)}`;
     throw new EngineError(
-      `a KV cache for one sequence of ${limits.maxModelLen} tokens takes ${gib(blocksPerSeq * perBlock)}, but ${source}: ` +
+      `a KV cache for one sequence of ${limits.maxModelLen} tokens takes ${size(blocksPerSeq * perBlock)}, but ${source}: ` +
         (fits > 0
           ? `lower --max-model-len to at most ${fits * blockSize}, or free memory`
           : "free memory or use a smaller model"),
@@ -48,7 +49,7 @@ export function numKvBlocks(manifest: Manifest, limits: Limits, memory: MemoryBu
   }
   if (memory.kvCacheMemoryBytes !== undefined && Math.min(fits, useful) * perBlock > available) {
     throw new EngineError(
-      `--kv-cache-memory ${memory.kvCacheMemoryBytes} (${gib(budget)}) is more than the ${gib(available)} of free memory: lower it`,
+      `--kv-cache-memory ${memory.kvCacheMemoryBytes} (${size(budget)}) is more than the ${size(available)} of free memory: lower it`,
     );
   }
   return Math.min(fits, useful);

@@ -8,6 +8,7 @@ import { findArchitecture } from "../../models/registry.ts";
 import { loadNative } from "../../runtime/native.ts";
 import { computeDType, type ModelConfig } from "../architecture.ts";
 import { type CompileReport, type CompileRequest, compileEngine } from "../compile.ts";
+import { modelFilesHash } from "../engine/contents.ts";
 import { CompileError } from "../errors.ts";
 import { bestTarget, knownTargets } from "../schedule/target.ts";
 import { RandomWeights } from "../weights/random.ts";
@@ -136,10 +137,11 @@ function openWeights(
     const random = new RandomWeights(flags.weightsSeed, computeDType(config.dtype) as WeightDType, shapes);
     return { source: random, checkpoint: `random:${flags.weightsSeed}`, reportUnused: () => {}, close: () => {} };
   }
-  const checkpoint = openCheckpoint((source as { folder: string }).folder);
+  const { folder } = source as { folder: string };
+  const checkpoint = openCheckpoint(folder);
   return {
     source: checkpoint,
-    checkpoint: checkpoint.hash(JSON.stringify([config, source.kind === "checkpoint" ? source.generationConfig : null])),
+    checkpoint: checkpoint.hash(JSON.stringify([config, modelFilesHash(folder)])),
     reportUnused(used: readonly string[]) {
       const known = new Set(used);
       const unused = checkpoint.names.filter((n) => !known.has(n));

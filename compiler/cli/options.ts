@@ -2,6 +2,7 @@
  * Flags that several verbs share, each with its `INGOT_…` variable; names are vLLM's where vLLM has one.
  */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { UsageError } from "./exit.ts";
 
 /** A whole number of at least `least`. */
 export const integer =
@@ -42,7 +43,7 @@ export function byteSize(text: string): number {
   return Math.floor(Number(match[1]) * (units[match[2] ?? "B"] as number));
 }
 
-/** Adds a flag read from the command line or from its `INGOT_…` variable. */
+/** Adds a flag with a value, read from the command line or from its `INGOT_…` variable. */
 export function flag<T>(
   command: Command,
   flags: string,
@@ -51,12 +52,43 @@ export function flag<T>(
   fallback?: T,
 ): Command {
   const option = new Option(flags, description);
-  const name = (option.long ?? "").replace(/^--(no-)?/, "");
-  option.env(`INGOT_${name.replaceAll("-", "_").toUpperCase()}`);
+  option.env(variableOf(option));
   if (parse) option.argParser(parse);
   if (fallback !== undefined) option.default(fallback);
   return command.addOption(option);
 }
+
+/**
+ * Adds a flag without a value: `--json`, or `--no-build` for what is on by default. Its variable says 1 or 0 about the thing itself:
+ * `INGOT_BUILD=0` is `--no-build`. Throws `UsageError` for a variable that says something else.
+ */
+export function toggle(command: Command, flags: string, description: string): Command {
+  const option = new Option(flags);
+  const name = variableOf(option);
+  option.description = `${description} (env: ${name})`;
+  const said = process.env[name];
+  const value = said === undefined || said === "" ? option.negate : TOGGLES[said.toLowerCase()];
+  if (value === undefined) throw new UsageError(`${name} is ${JSON.stringify(said)}; expected 1 or 0`);
+  if (value !== option.negate) option.default(value);
+  return command.addOption(option);
+}
+
+const TOGGLES: Readonly<Record<string, boolean>> = {
+  1: true,
+  true: true,
+  yes: true,
+  on: true,
+  0: false,
+  false: false,
+  no: false,
+  off: false,
+};
+
+const variableOf = (option: Option): string =>
+  `INGOT_${(option.long ?? "")
+    .replace(/^--(no-)?/, "")
+    .replaceAll("-", "_")
+    .toUpperCase()}`;
 
 /** How a model becomes an engine. */
 export interface CompileFlags {
@@ -96,15 +128,15 @@ export interface LoadFlags {
 }
 
 export function addLoadFlags(command: Command): Command {
-  flag(command, "--threads <n>", "threads that compute; default: every usable core", integer(1));
+  flag(command, "--threads <n>", "threads that compute; default: one a physical core", integer(1));
   flag(command, "--kv-cache-memory <size>", "memory for the KV cache, such as 4GiB; default: from free memory", byteSize);
   flag(command, "--memory-utilization <share>", "share of free memory the KV cache may take", between(0.01, 1), 0.9);
-  flag(command, "--no-enable-prefix-caching", "compute every prompt from its first token");
+  toggle(command, "--no-enable-prefix-caching", "compute every prompt from its first token");
   return command;
 }
 
 export function addJsonFlag(command: Command): Command {
-  return flag(command, "--json", "print the result as JSON");
+  return toggle(command, "--json", "print the result as JSON");
 }
 
 /** Any number; what reads it checks its range. */

@@ -3,7 +3,8 @@
  *
  * Everything written here depends on its arguments alone: the same input gives the same bytes.
  */
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { copyFile, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Manifest } from "../../runtime/manifest.ts";
@@ -46,7 +47,7 @@ export async function writeKernelSources(folder: string, sources: ReadonlyMap<st
 
 /** Copies tokenizer, chat template, configuration and terms from a model folder. Throws `CompileError` for one that is no plain file. */
 export async function copyModelFiles(modelFolder: string, folder: string): Promise<readonly string[]> {
-  const names = (await readdir(modelFolder)).filter((n) => MODEL_FILES.includes(n) || TERMS.test(n)).sort();
+  const names = (await readdir(modelFolder)).filter(isCarried).sort();
   const copied: string[] = [];
   for (const name of names) {
     const from = join(modelFolder, name);
@@ -57,10 +58,36 @@ export async function copyModelFiles(modelFolder: string, folder: string): Promi
         `${from}: expected a file of at most ${MAX_FILE_BYTES} bytes, found ${found.isFile() ? found.size : "a device"}`,
       );
     }
+    if (name.endsWith(".json")) checkJson(from);
     await copyFile(from, join(folder, name));
     copied.push(name);
   }
   return copied;
+}
+
+/**
+ * A hash over the content of what `copyModelFiles` copies: part of a checkpoint's identity, since a corrected tokenizer is another
+ * engine.
+ */
+export function modelFilesHash(modelFolder: string): string {
+  const hash = createHash("sha256");
+  for (const name of readdirSync(modelFolder).filter(isCarried).sort()) {
+    const file = join(modelFolder, name);
+    const found = statSync(file);
+    if (found.isFile() && found.size <= MAX_FILE_BYTES) hash.update(`${name}\n`).update(readFileSync(file));
+  }
+  return hash.digest("hex");
+}
+
+const isCarried = (name: string): boolean => MODEL_FILES.includes(name) || TERMS.test(name);
+
+/** What the runtime could not read is refused here, where the error can name the model's own file. */
+function checkJson(file: string): void {
+  try {
+    JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new CompileError(`${file} is not valid JSON: ${(error as Error).message}; copy it again from the model's source`);
+  }
 }
 
 /** Writes package.json: an engine is an npm package that builds its kernels where it is installed. */

@@ -26,7 +26,9 @@ const ATTEMPTS = 20;
 export async function writeEngineFolder(target: string, fill: (folder: string) => Promise<void>): Promise<void> {
   const path = resolve(target);
   await refuseForeign(path);
-  await mkdir(dirname(path), { recursive: true });
+  await mkdir(dirname(path), { recursive: true }).catch((error: unknown) => {
+    throw explained(error, path);
+  });
   await recoverEngineFolder(path);
   const id = `${hostTag()}-${process.pid}-${await startOf(process.pid)}-${randomBytes(4).toString("hex")}`;
   const temporary = `${path}.tmp-${id}`;
@@ -111,8 +113,10 @@ async function refuseForeign(path: string): Promise<void> {
     throw new CompileError(`${path} is ${found}; expected an engine to replace, or nothing: choose another place with -o`);
   };
   if (!(await stat(path)).isDirectory()) refuse("a file");
-  const isEngine = existsSync(join(path, "manifest.json")) && existsSync(join(path, WEIGHTS_FILE));
-  if (!isEngine && (await readdir(path)).length > 0) refuse(`a folder without manifest.json and ${WEIGHTS_FILE}`);
+  // A damaged engine lacks one of them: compiling again is its remedy.
+  const found = ["manifest.json", WEIGHTS_FILE, "kernels"].filter((name) => existsSync(join(path, name)));
+  if (found.length < 2 && (await readdir(path)).length > 0)
+    refuse(`a folder without manifest.json, ${WEIGHTS_FILE} and kernels/`);
 }
 
 /** The error a user can act on. */
@@ -124,7 +128,7 @@ function explained(error: unknown, path: string): unknown {
       { cause: error },
     );
   }
-  if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
+  if (["EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"].includes(code as string)) {
     return new CompileError(`${path} cannot be written: ${(error as Error).message}; choose another place with -o`, {
       cause: error,
     });

@@ -5,7 +5,7 @@ import { Command } from "commander";
 import { compileModel } from "../compile-model.ts";
 import { UsageError } from "../exit.ts";
 import { modelSource } from "../model-source.ts";
-import { addCompileFlags, addJsonFlag, type CompileFlags, flag } from "../options.ts";
+import { addCompileFlags, addJsonFlag, type CompileFlags, flag, toggle } from "../options.ts";
 import { formatBytes } from "../progress.ts";
 
 type Flags = CompileFlags & { output?: string; build: boolean; json?: boolean };
@@ -29,7 +29,7 @@ export function compileCommand(): Command {
       );
     });
   flag(command, "-o, --output <dir>", "engine folder to write; default: one in the cache");
-  flag(command, "--no-build", "write sources and weights, build no kernels");
+  toggle(command, "--no-build", "write sources and weights, build no kernels");
   addCompileFlags(command);
   return addJsonFlag(command);
 }

@@ -8,6 +8,7 @@ import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { type CpuFacts, loadNative, type MemoryFacts } from "../../../runtime/native.ts";
 import { bestTarget } from "../../schedule/target.ts";
 import { findCompiler } from "../../toolchain/compiler.ts";
+import { EXIT } from "../exit.ts";
 import { addJsonFlag } from "../options.ts";
 import { packageVersion } from "../package-root.ts";
 import { engineCache, kernelCache } from "../places.ts";
@@ -32,7 +33,7 @@ export function doctorCommand(): Command {
     .action((flags: { json?: boolean }) => {
       const findings = examine();
       console.log(flags.json ? JSON.stringify(findings, null, 2) : report(findings));
-      if (findings.problems.length > 0) process.exitCode = 1;
+      if (findings.problems.length > 0) process.exitCode = findings.compiler === null ? EXIT.toolchain : EXIT.failure;
     });
   return addJsonFlag(command);
 }

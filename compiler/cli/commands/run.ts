@@ -20,6 +20,7 @@ import {
   integer,
   type LoadFlags,
   number,
+  toggle,
 } from "../options.ts";
 import { log } from "../progress.ts";
 
@@ -47,7 +48,7 @@ export function runCommand(): Command {
     .argument("<model>", "an engine folder or a model folder (compiled on first use)")
     .argument("[prompt]", "what to answer; - reads it from standard input")
     .action(run);
-  flag(command, "--raw", "complete the prompt as it is, without the chat template");
+  toggle(command, "--raw", "complete the prompt as it is, without the chat template");
   flag(command, "--system <text>", "system message of the chat");
   flag(command, "--max-tokens <n>", "most tokens to generate", integer(1));
   flag(command, "--temperature <t>", "0 is greedy; default: the model's", number);
@@ -59,7 +60,7 @@ export function runCommand(): Command {
   flag(command, "--frequency-penalty <p>", "subtracted per occurrence from the logits of tokens already generated", number);
   flag(command, "--seed <n>", "same seed, same text", number);
   flag(command, "--stop <text>", "end before this text; may be repeated", (s, all: string[] = []) => [...all, s]);
-  flag(command, "--ignore-eos", "go on past the end of the answer");
+  toggle(command, "--ignore-eos", "go on past the end of the answer");
   addCompileFlags(command);
   addLoadFlags(command);
   return addJsonFlag(command);
@@ -133,7 +134,7 @@ async function chat(llm: LLM, name: string, flags: Flags): Promise<void> {
     if (text === "/new") {
       messages = messagesOf(flags, []);
       log("(a new conversation)");
-    } else if (text.startsWith("/")) log(`${text} is not a command: there are /new and /exit`);
+    } else if (/^\/\w+$/.test(text)) log(`${text} is not a command: there are /new and /exit`);
     else if (text !== "") {
       running = new AbortController();
       const asked: ChatMessage[] = [...messages, { role: "user", content: text }];

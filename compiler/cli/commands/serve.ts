@@ -6,7 +6,16 @@ import { EngineError } from "../../../runtime/errors.ts";
 import { createServer } from "../../../runtime/server/server.ts";
 import { engineOf } from "../engine-of.ts";
 import { loadLlm, readManifest } from "../load.ts";
-import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
+import {
+  addCompileFlags,
+  addJsonFlag,
+  addLoadFlags,
+  type CompileFlags,
+  flag,
+  integer,
+  type LoadFlags,
+  toggle,
+} from "../options.ts";
 import { packageVersion } from "../package-root.ts";
 import { log } from "../progress.ts";
 import { serverModel } from "../server-model.ts";
@@ -32,7 +41,7 @@ export function serveCommand(): Command {
   flag(command, "--port <n>", "port to listen on; 0 takes a free one", integer(0), 8000);
   flag(command, "--api-key <key>", "key that every request but /health must bear");
   flag(command, "--served-model-name <name>", "name that clients ask for; default: the model's");
-  flag(command, "--allow-insecure-host", "listen beyond loopback without an API key");
+  toggle(command, "--allow-insecure-host", "listen beyond loopback without an API key");
   flag(
     command,
     "--cors-origin <origin>",
