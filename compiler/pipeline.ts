@@ -2,11 +2,12 @@
  * The way from a model's graph to kernel specs: read this first.
  *
  * One ordered list of passes over the graph, then kernels are formed. After every pass the graph is verified and, with a dump,
- * written out as text. What follows (schedules, memory, text, weights) stands in `compile.ts`.
+ * written out as text; so are the kernels. What follows (schedules, memory, text, weights) stands in `compile.ts`.
  */
 import type { Graph } from "./ir/graph.ts";
 import { formKernels, type KernelProgram } from "./kernels/form.ts";
 import { printKernels } from "./kernels/print.ts";
+import { verifyKernels } from "./kernels/verify.ts";
 import { canonicalize } from "./passes/canonicalize.ts";
 import { fold } from "./passes/fold.ts";
 import { fuseProjections } from "./passes/fuse-projections.ts";
@@ -33,6 +34,7 @@ export function lower(model: Graph, target: LegalizeTarget, dump?: (name: string
   const passes = passesFor(target);
   const { graph, firings } = runPasses(model, passes, { dump });
   const program = formKernels(graph);
+  verifyKernels(program.kernels, [program.logits, ...program.taps.map((t) => t.buffer)]);
   dump?.(`${String(passes.length + 1).padStart(2, "0")}-form-kernels`, printKernels(program.kernels));
   return { ...program, graph, firings };
 }

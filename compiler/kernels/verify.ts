@@ -1,0 +1,81 @@
+/**
+ * What must hold of any list of kernel specs, checked after they are formed: values written before they are read, widths that fit,
+ * slots that name what is there. A broken one is a mistake of `form.ts` and names the kernel.
+ */
+import { invariant } from "../errors.ts";
+import { sameDim } from "../ir/tensor-type.ts";
+import { kernelArgs, kernelOutput } from "./operands.ts";
+import type { BufferValue, Expr, KernelKind, KernelOf, KernelSpec, TensorValue } from "./spec.ts";
+
+/** Equal widths, by what they are called: all numbers of a list must be one. */
+type Widths = { readonly [what: string]: readonly number[] };
+
+/** Throws `InternalError` naming the first kernel that is not well formed, or a value of `results` that no kernel writes. */
+export function verifyKernels(kernels: readonly KernelSpec[], results: readonly BufferValue[]): void {
+  const written = new Map<string, BufferValue>();
+  for (const spec of kernels) {
+    const fail = (why: string): never => invariant(false, `kernel ${spec.name}: ${why}`) as never;
+    const out = kernelOutput(spec);
+    const reads = kernelArgs(spec).flatMap((a) =>
+      a.kind === "value" && a.value.kind === "buffer" && a.value !== out ? [a.value] : [],
+    );
+    for (const value of reads) {
+      const source = written.get(value.name) ?? fail(`${value.name} is read before it is written`);
+      if (source.cols !== value.cols || source.dtype !== value.dtype || !sameDim(source.rows, value.rows))
+        fail(`${value.name} is read in another shape or dtype than it is written in`);
+      const gathered = spec.kind === "rms_norm" && spec.rows !== null && value === spec.x;
+      if (out && !gathered && !sameDim(value.rows, out.rows)) fail(`${value.name} has other rows than ${out.name}`);
+    }
+    for (const [what, numbers] of Object.entries((widths[spec.kind] as (s: KernelSpec) => Widths)(spec))) {
+      if (new Set(numbers).size > 1) fail(`${what} are ${numbers.join(" and ")}`);
+    }
+    if ("epilogue" in spec) verifySlot(spec, "operands" in spec ? spec.operands : [], fail);
+    if (out && written.has(out.name)) fail(`${out.name} is written twice`);
+    if (out) written.set(out.name, out);
+  }
+  for (const { name } of results) invariant(written.has(name), `${name} is wanted as a result, but no kernel writes it`);
+}
+
+const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
+  embedding: (s) => ({ columns: [s.table.cols, s.out.cols] }),
+  rms_norm: (s) => ({ columns: [s.x.cols, s.gain.cols, s.out.cols], "rows of the gain": [s.gain.rows, 1] }),
+  linear: (s) => ({ k: [s.k, s.x.cols, s.w.cols], n: [s.n, s.out.cols], "rows of w": [s.n * s.ways, s.w.rows] }),
+  rope_angles: (s) => ({ columns: [2 * s.invFreq.length, s.out.cols] }),
+  store_kv: (s) => ({
+    "columns of q": [s.q.numHeads * s.headDim, s.out.cols],
+    "heads of k, v and the cache": [s.k.numHeads, s.v.numHeads, s.kv.numKvHeads],
+    "sizes of a head": [s.headDim, s.kv.headDim],
+    "last columns read and columns of x": [
+      Math.max(s.x.cols, ...[s.q, s.k, s.v].map((c) => c.col + c.numHeads * s.headDim)),
+      s.x.cols,
+    ],
+  }),
+  paged_attention: (s) => ({
+    columns: [s.q.cols, s.numHeads * s.headDim, s.out.cols],
+    "sizes of a head": [s.headDim, s.kv.headDim],
+    "heads left over in a group": [s.numHeads % s.kv.numKvHeads, 0],
+  }),
+  elementwise: () => ({}),
+  sample: (s) => ({ "columns of the logits and vocabulary": [s.logits.cols, s.vocabSize] }),
+};
+
+/** How many accumulators an anchor hands to its slot. */
+const waysOf = (spec: KernelSpec): number => (spec.kind === "elementwise" ? 0 : spec.kind === "linear" ? spec.ways : 1);
+
+function verifySlot(
+  spec: Extract<KernelSpec, { epilogue: Expr }>,
+  operands: readonly (BufferValue | TensorValue)[],
+  fail: (why: string) => never,
+): void {
+  for (const operand of operands) {
+    if (operand.cols !== spec.out.cols) fail(`operand ${operand.name} has ${operand.cols} columns, the output ${spec.out.cols}`);
+    if (operand.kind === "tensor" && operand.rows !== 1) fail(`operand ${operand.name} is a matrix of weights; expected one row`);
+  }
+  const visit = (e: Expr): void => {
+    if (e.kind === "acc" && e.way >= waysOf(spec)) fail(`its slot reads accumulator ${e.way} of ${waysOf(spec)}`);
+    if (e.kind === "operand" && e.index >= operands.length) fail(`its slot reads operand ${e.index} of ${operands.length}`);
+    if (e.kind === "unary") visit(e.x);
+    if (e.kind === "binary") [e.a, e.b].forEach(visit);
+  };
+  visit(spec.epilogue);
+}
