@@ -50,7 +50,7 @@ export function modelSource(model: string, weights: string): ModelSource {
     }
     return { kind: "preset", name: model.toLowerCase(), config: presetConfig(model.toLowerCase()) };
   }
-  if (/^[\w.-]+\/[\w.-]+$/.test(model)) {
+  if (/^\w[\w.-]*\/[\w.-]+$/.test(model)) {
     throw new UnsupportedError(
       `${model} is not a folder here, and downloading from a hub is not supported yet: name a downloaded folder`,
     );
