@@ -2,14 +2,21 @@
  * Compiling is reproducible, does nothing twice, and survives being killed: the real command line on real models.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { engineOf } from "../../compiler/cli/engine-of.ts";
 import { LLM } from "../../compiler/cli/library.ts";
 import { readManifest } from "../../compiler/cli/load.ts";
 import { type CompileFlags, defaultCompileFlags } from "../../compiler/cli/options.ts";
-import { compileForTest, nativeTarget, runnableTargets, scratchFolder, testCache } from "../support/compiled-engine.ts";
+import {
+  compileForTest,
+  isFullRun,
+  nativeTarget,
+  runnableTargets,
+  scratchFolder,
+  testCache,
+} from "../support/compiled-engine.ts";
 import { writeRandomModel } from "../support/random-model.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -76,6 +83,24 @@ describe("a second compile", () => {
     for (const engine of engines) expect(readManifest(engine).kernels.length).toBeGreaterThan(5);
     expect(await engineOf(folder, { ...defaultCompileFlags(), target })).toBe(engines[0]);
   });
+});
+
+describe.runIf(isFullRun && process.platform === "linux")("compiling a model of 1.2 GB", () => {
+  it("takes less memory than its largest tensor and 512 MB", async () => {
+    const { started, ended } = start(["compile", "qwen3-0.6b", "--weights", "random", "-o", join(scratch, "large")]);
+    let peak = 0; // kB
+    const timer = setInterval(() => {
+      const status = existsSync(`/proc/${started.pid}/status`) ? readFileSync(`/proc/${started.pid}/status`, "utf8") : "";
+      peak = Math.max(peak, Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0));
+    }, 50);
+    const end = await ended;
+    clearInterval(timer);
+    expect(end.code, end.output).toBe(0);
+    const largest = 151936 * 1024 * 2;
+    expect(statSync(join(scratch, "large", "weights.bin")).size).toBeGreaterThan(1e9);
+    expect(peak * 1024).toBeGreaterThan(30e6);
+    expect(peak * 1024).toBeLessThan(1.2 * largest + 512e6);
+  }, 300_000);
 });
 
 describe("a compile that is killed", () => {
