@@ -1,12 +1,13 @@
 /**
- * Floating-point operations and bytes moved by a node, as polynomials in the step's symbols: for rooflines and `explain`.
+ * Floating-point operations and bytes moved by nodes, as polynomials in the step's symbols: what the manifest says of each kernel,
+ * for rooflines and `explain`.
  *
- * Bytes count every operand read once and the result written once. Attention is counted over whole block tables (P blocks a
- * sequence): an upper bound, since a step knows how many blocks a table has room for, not how far each sequence has come.
+ * Attention is counted over whole block tables (P blocks a sequence): an upper bound, since a step knows how many blocks a table has
+ * room for, not how far each sequence has come, and a window is not looked at.
  */
 import type { Rpn } from "../../runtime/manifest.ts";
 import type { Node, NodeOf, OpName } from "./ops.ts";
-import { type Dim, dtypeBytes, type SymbolName, type TensorType } from "./tensor-type.ts";
+import { type Dim, type DType, dtypeBytes, type SymbolName, type TensorType } from "./tensor-type.ts";
 
 /** Σ coefficient · Π symbols */
 export type Polynomial = readonly { readonly coefficient: number; readonly symbols: readonly SymbolName[] }[];
@@ -17,9 +18,27 @@ export interface Costs {
   readonly bytes: Polynomial;
 }
 
-/** What one step of `node` costs. `blockSize` is the tokens of a KV block. */
-export function nodeCosts(node: Node, blockSize: number): Costs {
-  return (costs[node.op] as (n: Node, blockSize: number) => Costs)(node, blockSize);
+/**
+ * What one step of `nodes` costs when they are computed together and only `result` leaves: operations of each, every value from
+ * outside read once, the result and the cache written once. `blockSize` is the tokens of a KV block.
+ */
+export function costsOf(nodes: readonly Node[], result: Node, blockSize: number): Costs {
+  const inside = new Set(nodes);
+  const flops: Polynomial[] = [];
+  const bytes: Polynomial[] = result.op === "store_kv" ? [] : [sizeBytes(result.type)];
+  const read = new Set<Node>();
+  for (const node of inside) {
+    flops.push((flopsOf[node.op] as (n: Node, blockSize: number) => Polynomial)(node, blockSize));
+    if (node.op === "store_kv") bytes.push(...node.operands.slice(1, 3).map((x) => storedBytes(x, node.type.dtype)));
+    node.operands.forEach((operand, i) => {
+      if (inside.has(operand)) return;
+      // Slices of one value read different parts of it; everything else reads all of it, once for the whole group.
+      if (node.op !== "slice" && read.has(operand)) return;
+      read.add(operand);
+      bytes.push(readBytes(node, i, blockSize));
+    });
+  }
+  return { flops: addPolynomials(...flops), bytes: addPolynomials(...bytes) };
 }
 
 /** The sum, equal products of symbols merged. */
@@ -33,11 +52,6 @@ export function addPolynomials(...polynomials: readonly Polynomial[]): Polynomia
   return [...terms.values()].filter((t) => t.coefficient !== 0);
 }
 
-/** The value of a polynomial when the symbols have these values. */
-export function evaluatePolynomial(polynomial: Polynomial, binding: Readonly<Record<SymbolName, number>>): number {
-  return polynomial.reduce((sum, { coefficient, symbols }) => sum + symbols.reduce((p, s) => p * binding[s], coefficient), 0);
-}
-
 /** The polynomial as the manifest writes it. */
 export function polynomialToRpn(polynomial: Polynomial): Rpn {
   if (polynomial.length === 0) return [0];
@@ -48,49 +62,63 @@ export function polynomialToRpn(polynomial: Polynomial): Rpn {
   ]);
 }
 
-const free: Costs = { flops: [], bytes: [] };
+const none = (): Polynomial => [];
+const perElement =
+  (operations: number) =>
+  (n: Node): Polynomial =>
+    scale(elements(n.type.shape), operations);
 
-const costs: { readonly [K in OpName]: (node: NodeOf<K>, blockSize: number) => Costs } = {
-  input: () => free,
-  weight: () => free,
-  kv_cache: () => free,
-  constant: () => free,
-  cast: (n) => pointwise(n, 0),
-  add: (n) => pointwise(n, 1),
-  mul: (n) => pointwise(n, 1),
-  silu: (n) => pointwise(n, 4), // negate, exp, add, divide
-  slice: (n) => ({ flops: [], bytes: scale(sizeBytes(n.type), 2) }),
-  concat: (n) => pointwise(n, 0),
-  reshape: () => free,
-  // Reads the rows it picks, not the table.
-  embedding: (n) => ({
-    flops: [],
-    bytes: addPolynomials(sizeBytes(n.type), scale(elements(n.type.shape), dtypeBytes[n.operands[1].type.dtype])),
-  }),
-  linear: (n) => ({ flops: scale(elements([...n.type.shape, n.operands[1].type.shape[1] as Dim]), 2), bytes: moved(n) }),
-  rms_norm: (n) => pointwise(n, 4), // square, add, scale, gain
-  rope_angles: (n) => pointwise(n, 2),
-  rope: (n) => pointwise(n, 3),
-  store_kv: (n) => {
-    const [, k, v] = n.operands;
-    const stored = addPolynomials(elements(k.type.shape), elements(v.type.shape));
-    return {
-      flops: [],
-      bytes: addPolynomials(sizeBytes(k.type), sizeBytes(v.type), scale(stored, dtypeBytes[n.type.dtype])),
-    };
-  },
-  // q·k and weights·v over the context of each token, and one read of each sequence's cache.
-  paged_attention: (n, blockSize) => {
-    const [q, kv, , , tables] = n.operands;
-    const [rows, perSequence] = tables.type.shape as [Dim, Dim];
-    const cached = scale(elements([rows, perSequence, ...kv.type.shape]), blockSize * dtypeBytes[kv.type.dtype]);
-    return {
-      flops: scale(elements([...q.type.shape, perSequence]), 4 * blockSize),
-      bytes: addPolynomials(sizeBytes(q.type), sizeBytes(n.type), cached),
-    };
-  },
-  gather_rows: (n) => ({ flops: [], bytes: scale(sizeBytes(n.type), 2) }),
+const flopsOf: { readonly [K in OpName]: (node: NodeOf<K>, blockSize: number) => Polynomial } = {
+  input: none,
+  weight: none,
+  kv_cache: none,
+  constant: none,
+  cast: none,
+  add: perElement(1),
+  mul: perElement(1),
+  silu: perElement(4), // negate, exp, add, divide
+  slice: none,
+  concat: none,
+  reshape: none,
+  embedding: none,
+  linear: (n) => scale(elements([...n.type.shape, n.operands[1].type.shape[1] as Dim]), 2),
+  rms_norm: perElement(4), // square, add, scale, gain
+  rope_angles: perElement(2),
+  rope: perElement(3),
+  store_kv: none,
+  // q·k and weights·v over the context of each token.
+  paged_attention: (n, blockSize) => scale(elements([...n.operands[0].type.shape, blocksOf(n)]), 4 * blockSize),
+  gather_rows: none,
 };
+
+/** Blocks of one block table: the context of an attention, as far as a step knows it. */
+const blocksOf = (attention: NodeOf<"paged_attention">): Dim => attention.operands[4].type.shape[1] as Dim;
+
+/** What `node` reads of its operand `index`: all of it, but for lookups, slices and the cache. */
+function readBytes(node: Node, index: number, blockSize: number): Polynomial {
+  const operand = node.operands[index] as Node;
+  const picked = () => scale(elements(node.type.shape), dtypeBytes[operand.type.dtype]);
+  switch (node.op) {
+    case "slice":
+      return picked();
+    case "embedding":
+      return index === 1 ? picked() : sizeBytes(operand.type);
+    case "gather_rows":
+      return index === 0 ? picked() : sizeBytes(operand.type);
+    case "store_kv":
+      return index === 0 ? [] : sizeBytes(operand.type);
+    case "paged_attention": {
+      if (index !== 1) return sizeBytes(operand.type);
+      const sequences = node.operands[4].type.shape[0] as Dim;
+      return scale(elements([sequences, blocksOf(node), ...operand.type.shape]), blockSize * dtypeBytes[operand.type.dtype]);
+    }
+    default:
+      return sizeBytes(operand.type);
+  }
+}
+
+/** Bytes of keys or values written to a cache of `dtype`. */
+const storedBytes = (x: Node, dtype: DType): Polynomial => scale(elements(x.type.shape), dtypeBytes[dtype]);
 
 const scale = (polynomial: Polynomial, by: number): Polynomial =>
   polynomial.map(({ coefficient, symbols }) => ({ coefficient: coefficient * by, symbols }));
@@ -107,10 +135,3 @@ function elements(shape: readonly Dim[]): Polynomial {
 }
 
 const sizeBytes = (type: TensorType): Polynomial => scale(elements(type.shape), dtypeBytes[type.dtype]);
-
-const moved = (node: Node): Polynomial => addPolynomials(sizeBytes(node.type), ...node.operands.map((o) => sizeBytes(o.type)));
-
-const pointwise = (node: Node, flopsPerElement: number): Costs => ({
-  flops: scale(elements(node.type.shape), flopsPerElement).filter((t) => t.coefficient !== 0),
-  bytes: moved(node),
-});

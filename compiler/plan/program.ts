@@ -58,13 +58,13 @@ export function planProgram(
     return value.kind === "kv" ? { kv: value.layer } : { array: value.name };
   };
 
-  const library = new KernelLibrary(target);
+  const library = new KernelLibrary(target, graph);
   const steps = specs.map((spec): Step => {
     const schedule = target.schedule(spec);
     const { grid, chunk, serialUnits } = schedule;
-    return { kernel: library.add(spec, schedule, graph), grid, chunk, serialUnits, args: kernelArgs(spec).map(argument) };
+    return { kernel: library.add(spec, schedule), grid, chunk, serialUnits, args: kernelArgs(spec).map(argument) };
   });
-  const writer = new Map(specs.map((spec, i) => [kernelOutput(spec)?.name, i]));
+  const writer = new Map(specs.map((spec, i) => [kernelOutput(spec)?.name ?? "", i]));
   return {
     texts: library.texts,
     kernels: library.entries(),
@@ -86,7 +86,7 @@ export function planProgram(
       steps,
       taps: taps.map(({ name, buffer }) => ({
         name,
-        step: writer.get(buffer.name) ?? 0,
+        step: indexOf(writer, buffer.name),
         buffer: indexOf(bufferIndex, buffer.name),
       })),
     },
@@ -100,13 +100,16 @@ class KernelLibrary {
   private readonly origins: Set<string>[] = [];
   private readonly byText = new Map<string, number>();
 
-  constructor(private readonly target: KernelTarget) {}
+  constructor(
+    private readonly target: KernelTarget,
+    private readonly graph: Graph,
+  ) {}
 
   /** The index of the kernel that computes `spec`. Specs that share a name but not a text are numbered apart. */
-  add(spec: KernelSpec, schedule: KernelSchedule, graph: Graph): number {
+  add(spec: KernelSpec, schedule: KernelSchedule): number {
     const text = this.target.render(spec, schedule, spec.name);
     const known = this.byText.get(text.source);
-    const origins = spec.nodes.map((n) => graph.originText(n));
+    const origins = spec.nodes.map((n) => this.graph.originText(n));
     if (known !== undefined) {
       for (const origin of origins) this.origins[known]?.add(origin);
       return known;
@@ -125,7 +128,7 @@ class KernelLibrary {
       name,
       source: `kernels/${name}.cpp`,
       scratchBytes,
-      ...kernelCosts(this.specs[i] as KernelSpec),
+      ...kernelCosts(this.specs[i] as KernelSpec, this.graph.limits.blockSize),
       origins: [...(this.origins[i] ?? [])],
     }));
   }

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { addPolynomials, evaluatePolynomial, nodeCosts, polynomialToRpn } from "../../../compiler/ir/costs.ts";
+import { addPolynomials, costsOf, type Polynomial, polynomialToRpn } from "../../../compiler/ir/costs.ts";
 import { Graph } from "../../../compiler/ir/graph.ts";
+import type { Node } from "../../../compiler/ir/ops.ts";
 
 const binding = { T: 5, B: 2, S: 3, P: 4 };
 
@@ -11,25 +12,49 @@ function values() {
   return { g, x, heads };
 }
 
+/** FLOPs and bytes of nodes computed together. */
+function costs(nodes: readonly Node[], result = nodes.at(-1) as Node) {
+  const { flops, bytes } = costsOf(nodes, result, 16);
+  return [evaluate(flops), evaluate(bytes)];
+}
+
+const evaluate = (polynomial: Polynomial): number =>
+  polynomial.reduce((sum, { coefficient, symbols }) => sum + symbols.reduce((p, s) => p * binding[s], coefficient), 0);
+
 describe("costs", () => {
   it("of a linear are two operations a multiply-add, and weights read once whatever T is", () => {
     const { g, x } = values();
-    const { flops, bytes } = nodeCosts(g.linear(x, g.weight("w", { dtype: "bf16", shape: [7, 12] })), 16);
-    expect(evaluatePolynomial(flops, binding)).toBe(2 * 5 * 12 * 7);
-    expect(evaluatePolynomial(bytes, binding)).toBe(2 * 7 * 12 + 4 * 5 * 12 + 4 * 5 * 7);
+    const linear = g.linear(x, g.weight("w", { dtype: "bf16", shape: [7, 12] }));
+    expect(costs([linear])).toEqual([2 * 5 * 12 * 7, 2 * 7 * 12 + 4 * 5 * 12 + 4 * 5 * 7]);
   });
 
-  it("of an embedding count the rows it picks, not the table", () => {
-    const { x } = values();
-    expect(evaluatePolynomial(nodeCosts(x, 16).bytes, binding)).toBe(5 * 12 * (2 + 4));
+  it("of nodes computed together leave out what stays between them and count a value that two of them read once", () => {
+    const { g, x } = values();
+    const [gate, up] = [g.silu(x), g.mul(g.silu(x), x)];
+    expect(costs([gate])).toEqual([4 * 60, 2 * 4 * 60]);
+    expect(costs([gate, up])).toEqual([5 * 60, 2 * 4 * 60]);
   });
 
-  it("of attention cover whole block tables", () => {
+  it("of slices count the parts they read", () => {
+    const { g, x } = values();
+    const [a, b] = [g.slice(x, 1, 0, 4), g.slice(x, 1, 4, 4)];
+    expect(costs([a, b, g.plus(a, b)])).toEqual([5 * 4, 4 * 5 * (4 + 4) + 4 * 5 * 4]);
+  });
+
+  it("of lookups count the rows they pick, not the table", () => {
+    const { g, x } = values();
+    expect(costs([x])).toEqual([0, 4 * 5 + 5 * 12 * (2 + 4)]);
+    expect(costs([g.gatherRows(x, g.input("sample_rows"))])).toEqual([0, 4 * 3 + 3 * 12 * (4 + 4)]);
+  });
+
+  it("of attention cover whole block tables, of a store the tokens of the step", () => {
     const { g, heads } = values();
-    const attention = g.pagedAttention(heads, g.storeKv(g.kvCache(0, "bf16", 3, 4), heads, heads), 1, null);
-    const { flops, bytes } = nodeCosts(attention, 16);
-    expect(evaluatePolynomial(flops, binding)).toBe(4 * 5 * 12 * (4 * 16));
-    expect(evaluatePolynomial(bytes, binding)).toBe(2 * 5 * 12 * 4 + 2 * 4 * 16 * (2 * 12) * 2);
+    const store = g.storeKv(g.kvCache(0, "bf16", 3, 4), heads, heads);
+    const tables = 4 * 2 * 4;
+    const paging = 2 * 4 * 5 + tables;
+    expect(costs([store])).toEqual([0, 4 * 60 + 2 * 2 * 60 + paging]);
+    const attention = g.pagedAttention(heads, store, 1, null);
+    expect(costs([attention])).toEqual([4 * 60 * (4 * 16), 2 * 4 * 60 + 2 * 4 * 16 * (2 * 12) * 2 + paging]);
   });
 
   it("merge equal products of symbols and drop what cancels", () => {
