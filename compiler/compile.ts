@@ -4,6 +4,10 @@
  * graph → passes → kernels → schedules, arena, text → packed weights → built library → manifest. The folder is written whole or not
  * at all; when it is there already, made from the same things, nothing is done.
  */
+import { existsSync, readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import type { Limits, Manifest, ModelFacts } from "../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "./architecture.ts";
 import { cpuDialects, linearInputDtype } from "./codegen/cpu.ts";
@@ -11,14 +15,15 @@ import { librarySources, renderKernel } from "./codegen/render.ts";
 import { copyModelFiles, isUpToDate, writeKernelSources, writeManifest, writePackage } from "./engine/contents.ts";
 import { ensureSpace, writeEngineFolder } from "./engine/folder.ts";
 import { buildLibrary } from "./engine/library.ts";
-import { assembleManifest, engineName, WEIGHTS_FILE } from "./engine/manifest.ts";
-import { CompileError, invariant } from "./errors.ts";
+import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
+import { CompileError, UnsupportedError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import type { DType } from "./ir/tensor-type.ts";
 import { kernelArgs } from "./kernels/operands.ts";
 import type { KernelSpec, SampleKernel, TensorValue } from "./kernels/spec.ts";
 import { weightNames } from "./kernels/weight-expression.ts";
 import { lower } from "./pipeline.ts";
+import { printPlan } from "./plan/print.ts";
 import { type KernelTarget, manifestDType, type PlannedProgram, planProgram } from "./plan/program.ts";
 import { scheduleKernel } from "./schedule/cpu.ts";
 import { bufferBytes, bufferLayout, kvBlockBytes, panelTensors, tensorLayout } from "./schedule/layout.ts";
@@ -38,7 +43,7 @@ export interface CompileRequest {
   readonly checkpoint: string;
   /** Folder whose tokenizer, template and configuration the engine carries along; null for a preset. */
   readonly modelFolder: string | null;
-  /** Written as config.json when there is no model folder. */
+  /** The config.json that was compiled: the model folder's own, a preset's, or either with fewer layers. */
   readonly configJson: unknown;
   readonly target: string;
   readonly limits: Limits;
@@ -95,6 +100,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
 
   await writeEngineFolder(folder, async (temporary) => {
     if (request.modelFolder) await copyModelFiles(request.modelFolder, temporary);
+    await writeConfig(temporary, request.configJson);
     const sources = new Map(librarySources(dialect).map((f) => [f.name, f.text]));
     for (const text of program.texts) sources.set(`${text.name}.cpp`, text.source);
     await writeKernelSources(temporary, sources);
@@ -127,6 +133,13 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
   return { folder, upToDate: false, kernels: program.texts.length, weightBytes: plan.bytes, seconds };
 }
 
+/** An engine says which config.json it was made from, so that it can be verified without the model: the folder's, unless it differs. */
+async function writeConfig(folder: string, json: unknown): Promise<void> {
+  const path = join(folder, "config.json");
+  const copied: unknown = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : undefined;
+  if (!isDeepStrictEqual(copied, json)) await writeFile(path, `${printJson(json, "")}\n`);
+}
+
 const since = (start: number): number => (performance.now() - start) / 1000;
 
 /** Everything of an engine but its weights: texts, plans and layouts. */
@@ -138,12 +151,18 @@ export function generate(
   const dialect = cpuDialects[target.isa];
   const model = buildGraph(request);
   const lowered = lower(model, { linearInput: (dtype) => linearInputDtype(target.isa, dtype) }, dump);
+  const { vocabSize } = request.config;
+  if (lowered.logits.cols !== vocabSize) {
+    throw new CompileError(
+      `the logits at ${model.originText(model.logits)} have ${lowered.logits.cols} columns, but vocabSize is ${vocabSize}: make the head as wide as the vocabulary`,
+    );
+  }
   const sampler: SampleKernel = {
     kind: "sample",
-    name: `sample_${request.config.vocabSize}`,
+    name: `sample_${vocabSize}`,
     nodes: [],
     logits: lowered.logits,
-    vocabSize: request.config.vocabSize,
+    vocabSize,
   };
   const kernels = [...lowered.kernels, sampler];
   const plan = planWeights(packRequests(kernels));
@@ -156,6 +175,7 @@ export function generate(
     tensors,
     request.limits.maxNumBatchedTokens,
   );
+  dump?.(`${String(lowered.numDumps).padStart(2, "0")}-plan`, printPlan(program, tensors));
   return {
     dialect,
     graph: lowered.graph,
@@ -195,7 +215,16 @@ function kernelTarget(target: Target, kernels: readonly KernelSpec[]): KernelTar
 /** Every tensor the kernels read, once, in the order of first use. */
 function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
   const panels = panelTensors(kernels);
-  const ways = new Map(kernels.flatMap((k) => (k.kind === "linear" ? [[k.w.name, k.ways] as const] : [])));
+  const ways = new Map<string, 1 | 2>();
+  for (const k of kernels) {
+    if (k.kind !== "linear") continue;
+    if ((ways.get(k.w.name) ?? k.ways) !== k.ways) {
+      throw new UnsupportedError(
+        `${k.w.name} is read both as one matrix and as a gate and its up: give one of them its own tensor`,
+      );
+    }
+    ways.set(k.w.name, k.ways);
+  }
   const requests = new Map<string, PackRequest>();
   for (const value of kernels.flatMap(tensorsOf)) {
     if (requests.has(value.name)) continue;
@@ -230,13 +259,20 @@ function weightDType({ dtype, name }: TensorValue): WeightDType {
 
 function kvCacheOf(kernels: readonly KernelSpec[], { config }: Pick<CompileRequest, "config">): Manifest["kvCache"] {
   const caches = kernels.flatMap((k) => (k.kind === "store_kv" ? [k.kv] : []));
+  const layers = caches.map((kv) => kv.layer).sort((a, b) => a - b);
   const [first] = caches;
-  invariant(
-    first && caches.length === config.numLayers,
-    `${caches.length} layers store a cache, the model has ${config.numLayers}`,
-  );
-  const bytes = new Set(caches.map((kv) => kvBlockBytes(kv, DEFAULT_KV_BLOCK_SIZE)));
-  invariant(bytes.size === 1, "layers' caches differ in size");
+  if (!first || layers.length !== config.numLayers || layers.some((layer, i) => layer !== i)) {
+    throw new CompileError(
+      `layers ${layers.join(", ") || "(none)"} store keys and values, but numLayers is ${config.numLayers}: each of 0 … ${config.numLayers - 1} must store once`,
+    );
+  }
+  const other = caches.find((kv) => kvBlockBytes(kv, DEFAULT_KV_BLOCK_SIZE) !== kvBlockBytes(first, DEFAULT_KV_BLOCK_SIZE));
+  if (other) {
+    const size = (kv: typeof first) => `${kv.numKvHeads} heads of ${kv.headDim} ${kv.dtype}`;
+    throw new UnsupportedError(
+      `layer ${first.layer} caches ${size(first)}, layer ${other.layer} ${size(other)}; layers whose caches differ in size are not supported`,
+    );
+  }
   return {
     dtype: manifestDType(first.dtype),
     blockSize: DEFAULT_KV_BLOCK_SIZE,

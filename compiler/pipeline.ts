@@ -27,6 +27,8 @@ export interface Lowered extends KernelProgram {
   readonly graph: Graph;
   /** Every rewrite that happened, in order. */
   readonly firings: readonly Firing[];
+  /** Texts dumped so far: the number of the next. */
+  readonly numDumps: number;
 }
 
 /** Runs the passes and forms kernels. `dump` receives numbered texts. Throws `CompileError` pointing at the model's lines. */
@@ -36,5 +38,5 @@ export function lower(model: Graph, target: LegalizeTarget, dump?: (name: string
   const program = formKernels(graph);
   verifyKernels(program.kernels, [program.logits, ...program.taps.map((t) => t.buffer)]);
   dump?.(`${String(passes.length + 1).padStart(2, "0")}-form-kernels`, printKernels(program.kernels));
-  return { ...program, graph, firings };
+  return { ...program, graph, firings, numDumps: passes.length + 2 };
 }
