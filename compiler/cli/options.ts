@@ -4,14 +4,14 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { UsageError } from "./exit.ts";
 
-/** A whole number of at least `least`. */
+/** A whole number of at least `least`, and of at most `most` where that is given. */
 export const integer =
-  (least: number) =>
+  (least: number, most = Number.MAX_SAFE_INTEGER) =>
   (text: string): number => {
     const value = Number(text);
-    if (!Number.isSafeInteger(value) || value < least)
-      throw new InvalidArgumentError(`expected a whole number of at least ${least}.`);
-    return value;
+    if (text.trim() !== "" && Number.isInteger(value) && value >= least && value <= most) return value;
+    const range = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
+    throw new InvalidArgumentError(`expected a whole number ${range}.`);
   };
 
 /** A number between two bounds, both included. */

@@ -15,6 +15,7 @@ import { WEIGHTS_FILE } from "./manifest.ts";
 
 /** Leftovers of another machine (a shared disk) cannot be asked whether they live; nobody compiles for this long. */
 const ABANDONED_MS = 24 * 3600 * 1000;
+const LEFTOVER = /\.(tmp|old)-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})-[0-9a-f]{8}$/;
 /** Times that a finished engine is moved into place while others do the same. */
 const ATTEMPTS = 20;
 
@@ -70,8 +71,8 @@ export async function recoverEngineFolder(target: string): Promise<void> {
   const prefix = `${basename(path)}.`;
   const names = existsSync(parent) ? await readdir(parent) : [];
   for (const name of names.filter((n) => n.startsWith(prefix))) {
-    const match = /^(tmp|old)-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})-[0-9a-f]{8}$/.exec(name.slice(prefix.length));
-    if (!match) continue;
+    const match = LEFTOVER.exec(name.slice(prefix.length - 1));
+    if (match?.index !== 0) continue; // another engine's
     const [, kind, host, pid, start] = match as unknown as [string, string, string, string, string];
     const leftover = join(parent, name);
     if (!(host === hostTag() ? !(await isAlive(Number(pid), start)) : await isAbandoned(leftover))) continue;
@@ -81,6 +82,9 @@ export async function recoverEngineFolder(target: string): Promise<void> {
     } else await rm(leftover, { recursive: true, force: true });
   }
 }
+
+/** Whether a folder of this name is what `writeEngineFolder` works in, or what a killed run of it left. */
+export const isLeftover = (name: string): boolean => LEFTOVER.test(name);
 
 /** Moves `temporary` to `path`; what stands there goes to `old` and is removed. Runs that finish together take turns. */
 async function replace(path: string, temporary: string, old: string): Promise<void> {

@@ -43,7 +43,7 @@ describe("a mistake on the command line ends with 2, a sentence and nothing on s
     ["a misspelt flag", ["compile", pebble, "--taget", "x"], "unknown option '--taget'\n(Did you mean --target?)"],
     ["a missing model", ["serve"], "missing required argument 'model'\n(ingot serve --help lists its flags)"],
     ["an argument too many", ["list", "all"], "too many arguments for 'list'"],
-    ["a port that is no number", ["serve", pebble, "--port", "x"], "'x' is invalid. expected a whole number of at least 0."],
+    ["a port that is no number", ["serve", pebble, "--port", "x"], "'x' is invalid. expected a whole number from 0 to 65535."],
     ["a size that is none", ["run", pebble, "hi", "--kv-cache-memory", "lots"], "expected a size such as 8GiB"],
     ["a share above 1", ["run", pebble, "hi", "--memory-utilization", "1.5"], "expected a number from 0.01 to 1."],
     ["a temperature below 0", ["run", pebble, "hi", "--temperature", "-1"], "--temperature must be a number of at least 0"],

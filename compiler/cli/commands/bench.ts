@@ -5,7 +5,7 @@ import { Command, InvalidArgumentError } from "commander";
 import { runLatency } from "../../../runtime/bench/latency.ts";
 import { formatLatency, formatThroughput } from "../../../runtime/bench/report.ts";
 import { runThroughput } from "../../../runtime/bench/throughput.ts";
-import { fixedWorkload, NANO_VLLM, nanoVllmWorkload } from "../../../runtime/bench/workload.ts";
+import { fixedWorkload, NANO_VLLM, nanoVllmWorkload, type WorkloadRequest } from "../../../runtime/bench/workload.ts";
 import { loadNative } from "../../../runtime/native.ts";
 import { engineOf } from "../engine-of.ts";
 import { UsageError } from "../exit.ts";
@@ -20,7 +20,7 @@ import {
   integer,
   type LoadFlags,
 } from "../options.ts";
-import { progress } from "../progress.ts";
+import { log, progress } from "../progress.ts";
 
 type Common = CompileFlags & LoadFlags & { json?: boolean; benchSeed: number };
 type LatencyFlags = Common & {
@@ -95,7 +95,7 @@ async function latency(model: string, flags: LatencyFlags): Promise<void> {
         outputTokens: flags.outputLen,
         warmup: flags.numItersWarmup,
         repeats: flags.numIters,
-        maxTokenId: Math.min(10_000, manifest.model.vocabSize - 1),
+        maxTokenId: Math.min(NANO_VLLM.maxTokenId, manifest.model.vocabSize - 1),
         seed: flags.benchSeed,
         costs: { weightBytesPerStep, kvBytesPerToken, readBandwidthGBs },
       },
@@ -118,17 +118,7 @@ async function throughput(model: string, flags: ThroughputFlags): Promise<void> 
   }
   const { llm, manifest, threads } = await load(model, flags);
   try {
-    const { inputLen: inputTokens, outputLen: outputTokens, benchSeed: seed } = flags;
-    const requests =
-      flags.workload === "nano-vllm"
-        ? nanoVllmWorkload({ ...NANO_VLLM, numSeqs: flags.numPrompts ?? NANO_VLLM.numSeqs })
-        : fixedWorkload({
-            numSeqs: flags.numPrompts ?? 64,
-            inputTokens,
-            outputTokens,
-            seed,
-            maxTokenId: Math.min(10_000, manifest.model.vocabSize - 1),
-          });
+    const requests = workloadOf(flags, manifest.model.vocabSize);
     const bar = progress("requests");
     const options = { concurrency: flags.maxConcurrency ?? null, temperature: flags.temperature };
     const onProgress = (done: number, total: number) => bar.update(done, total);
@@ -141,6 +131,17 @@ async function throughput(model: string, flags: ThroughputFlags): Promise<void> 
   } finally {
     await llm.close();
   }
+}
+
+function workloadOf(flags: ThroughputFlags, vocabSize: number): WorkloadRequest[] {
+  const { inputLen: inputTokens, outputLen: outputTokens, benchSeed: seed } = flags;
+  const maxTokenId = Math.min(NANO_VLLM.maxTokenId, vocabSize - 1);
+  if (flags.workload === "fixed")
+    return fixedWorkload({ numSeqs: flags.numPrompts ?? 64, inputTokens, outputTokens, seed, maxTokenId });
+  if (maxTokenId < NANO_VLLM.maxTokenId) {
+    log(`the vocabulary ends at ${vocabSize}: prompts are drawn from it, not from nano-vllm's ids up to ${NANO_VLLM.maxTokenId}`);
+  }
+  return nanoVllmWorkload({ ...NANO_VLLM, numSeqs: flags.numPrompts ?? NANO_VLLM.numSeqs, maxTokenId });
 }
 
 async function load(model: string, flags: Common) {

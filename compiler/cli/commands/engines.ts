@@ -1,16 +1,18 @@
 /**
  * `ingot list`, `show` and `rm`: the engines compiled so far.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join, resolve, sep } from "node:path";
 import { Command } from "commander";
 import { formatTable } from "../../../runtime/bench/text-table.ts";
+import { ManifestError } from "../../../runtime/errors.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
-import { parseManifest } from "../../../runtime/manifest-validator.ts";
+import { isLeftover } from "../../engine/folder.ts";
 import { UsageError } from "../exit.ts";
+import { readManifest } from "../load.ts";
 import { addJsonFlag } from "../options.ts";
 import { engineCache } from "../places.ts";
-import { formatBytes } from "../progress.ts";
+import { formatBytes, log } from "../progress.ts";
 
 interface Listed {
   readonly folder: string;
@@ -111,22 +113,22 @@ export function engineFolder(engine: string): string {
   throw new UsageError(`${engine} is neither an engine folder nor an id from \`ingot list\``);
 }
 
+/** Engines of the cache; one that is damaged is told of on stderr, and is left out. */
 function listed(): Listed[] {
   const root = engineCache();
   if (!existsSync(root)) return [];
-  return readdirSync(root)
-    .filter((id) => existsSync(join(root, id, "manifest.json")))
-    .sort()
-    .map((id) => {
-      const folder = join(root, id);
-      return { id, folder, manifest: readManifest(folder), bytes: folderBytes(folder) };
-    });
+  const ids = readdirSync(root).filter((id) => existsSync(join(root, id, "manifest.json")) && !isLeftover(id));
+  return ids.sort().flatMap((id) => {
+    const folder = join(root, id);
+    try {
+      return [{ id, folder, manifest: readManifest(folder), bytes: folderBytes(folder) }];
+    } catch (error) {
+      if (!(error instanceof ManifestError)) throw error;
+      log(`${error.message}, or remove it: ingot rm ${id}`);
+      return [];
+    }
+  });
 }
-
-const readManifest = (folder: string): Manifest => {
-  const file = join(folder, "manifest.json");
-  return parseManifest(readFileSync(file, "utf8"), file);
-};
 
 function folderBytes(folder: string): number {
   let bytes = 0;

@@ -2,9 +2,10 @@
  * `ingot serve`: the OpenAI-compatible server over one engine, with the web chat at /.
  */
 import { Command } from "commander";
-import { EngineError } from "../../../runtime/errors.ts";
+import { isLoopbackHost } from "../../../runtime/server/access.ts";
 import { createServer } from "../../../runtime/server/server.ts";
 import { engineOf } from "../engine-of.ts";
+import { UsageError } from "../exit.ts";
 import { loadLlm, readManifest } from "../load.ts";
 import {
   addCompileFlags,
@@ -38,7 +39,7 @@ export function serveCommand(): Command {
     .argument("<model>", "an engine folder, a model folder (compiled on first use), or a preset with --weights random")
     .action(serve);
   flag(command, "--host <address>", "address to listen on", undefined, "127.0.0.1");
-  flag(command, "--port <n>", "port to listen on; 0 takes a free one", integer(0), 8000);
+  flag(command, "--port <n>", "port to listen on; 0 takes a free one", integer(0, 65535), 8000);
   flag(command, "--api-key <key>", "key that every request but /health must bear");
   flag(command, "--served-model-name <name>", "name that clients ask for; default: the model's");
   toggle(command, "--allow-insecure-host", "listen beyond loopback without an API key");
@@ -55,6 +56,11 @@ export function serveCommand(): Command {
 }
 
 async function serve(model: string, flags: Flags): Promise<void> {
+  if (flags.apiKey === undefined && !flags.allowInsecureHost && !isLoopbackHost(flags.host)) {
+    throw new UsageError(
+      `--host ${flags.host} lets everyone who reaches it use the model: say --api-key, or --allow-insecure-host if that is meant`,
+    );
+  }
   const folder = await engineOf(model, flags);
   const manifest = readManifest(folder);
   const llm = await loadLlm(folder, flags);
@@ -70,10 +76,7 @@ async function serve(model: string, flags: Flags): Promise<void> {
     onError: (error, requestId) => log(`${requestId}: ${error instanceof Error ? error.stack : String(error)}`),
   });
   try {
-    const { url } = await server.listen().catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "EADDRINUSE") throw error;
-      throw new EngineError(`port ${flags.port} of ${flags.host} is in use: choose another with --port (0 takes a free one)`);
-    });
+    const { url } = await server.listen();
     if (flags.json) console.log(JSON.stringify({ url, model: manifest.name, target: manifest.target }));
     else console.log(`${manifest.name} (${manifest.target}) on ${url}   web chat: ${url}/   API: ${url}/v1`);
     await interrupted();

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
   copyModelFiles,
   isUpToDate,
+  modelFilesHash,
   writeKernelSources,
   writeManifest,
   writePackage,
@@ -108,11 +109,27 @@ describe("the contents of an engine", () => {
       "tokenizer_config.json",
     ];
     for (const name of [...names, "model.safetensors", "README.md", ".env"]) {
-      writeFileSync(join(model, name), `${name}\r\n\u{1f600}`);
+      writeFileSync(join(model, name), `{"name":\r\n"${name} \u{1f600}"}`);
     }
     expect(await copyModelFiles(model, join(folder, "engine"))).toEqual(names);
     expect(readdirSync(join(folder, "engine")).sort()).toEqual(names);
     for (const name of names) expect(readFileSync(join(folder, "engine", name))).toEqual(readFileSync(join(model, name)));
+  });
+
+  it("are refused when the runtime could not read them, naming the model's own file", async () => {
+    writeFileSync(join(folder, "tokenizer.json"), '{"model": ');
+    await expect(copyModelFiles(folder, folder)).rejects.toThrow(
+      `${join(folder, "tokenizer.json")} is not valid JSON: Unexpected end of JSON input; copy it again from the model's source`,
+    );
+  });
+
+  it("have a hash that changes with them, and with nothing else in the model's folder", () => {
+    writeFileSync(join(folder, "tokenizer.json"), "{}");
+    const hash = modelFilesHash(folder);
+    writeFileSync(join(folder, "README.md"), "a remark");
+    expect(modelFilesHash(folder)).toBe(hash);
+    writeFileSync(join(folder, "tokenizer.json"), "[]");
+    expect(modelFilesHash(folder)).not.toBe(hash);
   });
 
   it("do not wait for a device that poses as a tokenizer", async () => {

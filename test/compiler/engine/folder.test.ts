@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildSync } from "esbuild";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { ensureSpace, writeEngineFolder } from "../../../compiler/engine/folder.ts";
+import { ensureSpace, recoverEngineFolder, writeEngineFolder } from "../../../compiler/engine/folder.ts";
 import { CompileError } from "../../../compiler/errors.ts";
 
 let place: string;
@@ -69,11 +69,30 @@ describe("an engine folder", () => {
     expect(readdirSync(place)).toEqual([]);
   });
 
+  it("replaces an engine that lost its weights or its manifest", async () => {
+    for (const lost of ["weights.bin", "manifest.json"]) {
+      mkdirSync(join(target, "kernels"), { recursive: true });
+      writeFileSync(join(target, "weights.bin"), "");
+      writeFileSync(join(target, "manifest.json"), "");
+      rmSync(join(target, lost));
+      await writeEngineFolder(target, fill("new"));
+      expect(content()).toBe("new");
+    }
+  });
+
+  it("leaves alone what a killed run of another engine left", async () => {
+    const others = `engine.v2.old-${"0".repeat(8)}-1-1-${"0".repeat(8)}`;
+    mkdirSync(join(place, others));
+    utimesSync(join(place, others), 0, 0);
+    await recoverEngineFolder(target);
+    expect(readdirSync(place)).toEqual([others]);
+  });
+
   it("does not replace a file or a folder that is no engine", async () => {
     mkdirSync(target);
     writeFileSync(join(target, "manifest.json"), '{"name": "a web application"}');
     await expect(writeEngineFolder(target, fill("one"))).rejects.toThrow(
-      /is a folder without manifest\.json and weights\.bin; expected an engine to replace/,
+      /is a folder without manifest\.json, weights\.bin and kernels\/; expected an engine to replace/,
     );
     expect(readdirSync(target)).toEqual(["manifest.json"]);
     const file = join(place, "notes.txt");
