@@ -8,6 +8,7 @@ export function floatLiteral(value: number): string {
   const x = Math.fround(value);
   if (Number.isNaN(x)) return "float_of(0x7fc00000)";
   if (!Number.isFinite(x)) return x > 0 ? "float_of(0x7f800000)" : "float_of(0xff800000)";
+  if (Object.is(x, -0)) return "-0.0f";
   for (let digits = 1; digits <= 9; digits++) {
     const text = x.toPrecision(digits);
     if (Math.fround(Number(text)) === x) return `${/[.e]/.test(text) ? text : `${text}.0`}f`;

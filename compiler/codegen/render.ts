@@ -101,6 +101,10 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
       rows: extentText(s.out.rows),
       rowCount: rowCountText(s.out.rows),
       outDtype: s.out.dtype,
+      sums:
+        s.ways === 1
+          ? "acc[t, j] = Σ_k x[t, k] · w[j, k]"
+          : `acc0[t, j] = Σ_k x[t, k] · w[j, k];  acc1[t, j] = Σ_k x[t, k] · w[${s.n} + j, k]`,
       ...blocking,
       ...slots({ ...s, isa: schedule.isa, x: null, firstOperandArg: 2, outArg: 2 + s.operands.length }),
     };
@@ -201,11 +205,7 @@ function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
   });
   const chains = [
     chain("q", s.q, `memcpy(out + t * ${s.out.cols} + h * kHeadDim, head, sizeof head);`),
-    chain(
-      "k",
-      s.k,
-      "for (int64_t d = 0; d < kHeadDim; ++d) narrow(head[d], &keys[h * 2 * kHalfBlock + panel16_at<cached>(d, offset % 16)]);",
-    ),
+    chain("k", s.k, "store_key(keys + h * 2 * kHalfBlock, offset % 16, head);"),
     chain("v", s.v, "for (int64_t d = 0; d < kHeadDim; d += 16) store(values + h * 2 * kHalfBlock + d, load(head + d));"),
   ];
   invariant(args.length === next + 5, `${s.name} takes ${args.length} arguments; its skeleton knows ${next + 5}`);

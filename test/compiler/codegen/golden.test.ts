@@ -1,0 +1,141 @@
+/**
+ * Generated sources, reviewed when they change: a refactor shows an empty diff in test/golden/cpu. `npx vitest -u` rewrites them.
+ * Each file goes through the real compiler of its family.
+ */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+import { cpuDialects, type Isa, linearInputDtype } from "../../../compiler/codegen/cpu.ts";
+import { renderKernel } from "../../../compiler/codegen/render.ts";
+import { templatesFolder } from "../../../compiler/codegen/template.ts";
+import type { KernelSpec } from "../../../compiler/kernels/spec.ts";
+import { scheduleKernel } from "../../../compiler/schedule/cpu.ts";
+import { type Compiler, findCompiler } from "../../../compiler/toolchain/compiler.ts";
+import { compileFlags } from "../../../compiler/toolchain/flags.ts";
+import { acc, add, attentionSpec, buffer, input, linearSpec, operand, storeKvSpec, tensor } from "../../support/kernel-specs.ts";
+
+const common = { nodes: [], epilogue: acc, operands: [] };
+const x = (isa: Isa) => linearInputDtype(isa, "bf16");
+
+/** A small model's kernels, spread over the instruction sets. */
+const kernels: readonly [Isa, KernelSpec][] = [
+  [
+    "avx512-amx",
+    { ...linearSpec({ n: 3072, k: 1024, ways: 2, x: x("avx512-amx"), out: "bf16" }), name: "linear_bf16_3072x1024__silu_mul" },
+  ],
+  [
+    "avx512",
+    {
+      ...linearSpec({ n: 1024, k: 3072, x: x("avx512"), operands: [buffer("residual", 1024)], epilogue: add(operand(0), acc) }),
+      name: "linear_bf16_1024x3072__add",
+    },
+  ],
+  [
+    "avx2",
+    {
+      ...linearSpec({ n: 1000, k: 896, weights: "f32", operands: [tensor("bias", 1, 1000)], epilogue: add(acc, operand(0)) }),
+      name: "linear_f32_1000x896__bias",
+    },
+  ],
+  [
+    "avx512-amx",
+    {
+      ...common,
+      kind: "rms_norm",
+      name: "rms_norm_gather_bf16_1040",
+      x: buffer("x", 1040),
+      rows: input("sample_rows"),
+      gain: tensor("gain", 1, 1040),
+      eps: 1e-6,
+      out: buffer("out", 1040, "bf16", "S"),
+    },
+  ],
+  [
+    "neon",
+    { ...storeKvSpec({ heads: 16, kvHeads: 8, headDim: 128, norm: true, half: 64 }), name: "norm_rope_store_kv_bf16_16x8x128" },
+  ],
+  [
+    "avx512",
+    { ...attentionSpec({ heads: 32, kvHeads: 8, headDim: 128, window: 4096 }), name: "paged_attention_bf16_32x8x128_window4096" },
+  ],
+  [
+    "generic",
+    {
+      ...common,
+      kind: "embedding",
+      name: "embedding_bf16_1024",
+      ids: input("token_ids"),
+      table: tensor("table", 151936, 1024, "bf16"),
+      out: buffer("out", 1024),
+    },
+  ],
+  [
+    "generic",
+    {
+      kind: "rope_angles",
+      name: "rope_angles_32",
+      nodes: [],
+      positions: input("positions"),
+      invFreq: Array.from({ length: 32 }, (_, i) => 10000 ** (-i / 32)),
+      attentionFactor: 1,
+      out: buffer("out", 64),
+    },
+  ],
+  [
+    "avx2",
+    {
+      ...common,
+      kind: "elementwise",
+      name: "elementwise_768",
+      operands: [buffer("a", 768), buffer("b", 768)],
+      epilogue: add(operand(0), operand(1)),
+      out: buffer("out", 768),
+    },
+  ],
+  ["avx2", { kind: "sample", name: "sample_32000", nodes: [], logits: buffer("logits", 32000, "f32", "S"), vocabSize: 32000 }],
+];
+
+const host = findCompiler();
+const cross = spawnSync("aarch64-linux-gnu-g++", ["--version"]).status === 0 ? findCompiler("aarch64-linux-gnu-g++") : null;
+
+/** A compiler that can make code for the level, or null. */
+function compilerFor(isa: Isa): Compiler | null {
+  const isArm = /^(aarch64|arm64)/.test(host.machine);
+  if (isa === "generic" || isArm === (isa === "neon")) return host;
+  return isa === "neon" ? cross : null;
+}
+
+describe("generated sources", () => {
+  it.each(kernels.map(([isa, spec]) => ({ isa, spec, name: spec.name })))(
+    "$name for cpu:$isa is what was reviewed",
+    async ({ isa, spec }) => {
+      const schedule = scheduleKernel(spec, isa, { kvBlockSize: 32, panelTensors: new Set(["table"]) });
+      const { source } = renderKernel(spec, schedule, cpuDialects[isa]);
+      await expect(source).toMatchFileSnapshot(
+        fileURLToPath(new URL(`../../golden/cpu/${spec.name}.${isa}.cpp`, import.meta.url)),
+      );
+      const compiler = compilerFor(isa);
+      if (!compiler) return console.log(`${spec.name} for cpu:${isa} is not compiled: no compiler for it is installed`);
+      const [cxx = "", ...leading] = compiler.command;
+      const flags = [...compileFlags(compiler, isa), "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"];
+      const { status, stderr } = spawnSync(cxx, [...leading, ...flags, `-I${templatesFolder()}`, "-fsyntax-only", "-xc++", "-"], {
+        input: source,
+        encoding: "utf8",
+      });
+      expect(stderr).toBe("");
+      expect(status).toBe(0);
+    },
+  );
+
+  it("depend on what a kernel computes, not on the names of its values", () => {
+    const render = (residual: string) => {
+      const spec = { ...linearSpec({ n: 64, k: 64, operands: [buffer(residual, 64)], epilogue: add(operand(0), acc) }) };
+      return renderKernel(
+        { ...spec, w: { ...spec.w, name: `${residual}.weight` } },
+        scheduleKernel(spec, "avx2"),
+        cpuDialects.avx2,
+      ).source;
+    };
+    expect(render("layer 1")).toBe(render("layer 2"));
+  });
+});

@@ -1,0 +1,144 @@
+// linear_bf16_3072x1024__silu_mul
+// acc0[t, j] = Σ_k x[t, k] · w[j, k];  acc1[t, j] = Σ_k x[t, k] · w[3072 + j, k];  out[t, j] = silu(acc0) · acc1
+// x (T, 1024) bf16 as tile16x32, w (6144, 1024) bf16 as panel16, out (T, 3072) bf16
+//
+// Grid: a unit is an output panel of 16 columns, 192 in all. Ranges start at multiples of 4: so many panels are walked side
+// by side, because a core reads several streams faster than one. A unit owns its columns in every row.
+// Each sum takes its tile products in increasing k, however many rows there are: a row's result does not depend on the
+// rows beside it. Tiles are zeroed after their last use: a core shares its spare tile registers between hyper-threads.
+#include "prelude.cpu.avx512-amx.h"
+
+using namespace ingot;
+
+namespace {
+
+constexpr int64_t kTilesK = 32;  // ceil(1024 / 32); a tile is 16 × 32 bf16 = 1024 bytes
+constexpr int64_t kTile = 512;   // elements of a bf16 tile
+constexpr int64_t kTileC = 256;  // elements of an f32 tile, 16 × 16
+constexpr int64_t kWays = 2;  // weight panels of one output panel, side by side
+constexpr int64_t kStreams = 4;
+constexpr int64_t kPanels = kStreams * kWays;
+constexpr int64_t kRowTilesPerPass = 16;
+constexpr int64_t kBlockK = 16;  // tiles of k: two panels of so many stay in the first-level cache
+constexpr int64_t kAhead = 4;  // tiles of each stream requested ahead of use
+
+// What is read and written around the sums.
+struct Slots {
+  bf16* out;  // (T, 3072) bf16 as tile16x32
+  explicit Slots(const IngotLaunch* launch)
+      : out((bf16*)launch->args[2]) {}
+};
+
+// out[row, col … col + 15] = silu(acc0) · acc1
+INGOT_INLINE void write(const Slots& slots, int64_t row, int64_t col, f32x16 acc0, f32x16 acc1) {
+  store(slots.out + tile16x32_at<3072>(row, col), silu(acc0) * acc1);
+}
+
+INGOT_INLINE void prefetch_tile(const bf16* tile) {
+  INGOT_UNROLL for (int line = 0; line < 16; ++line) { prefetch(tile + 32 * line); }
+}
+
+// c[p] += x tile · panel[p] for four panels, over tiles k0 … k1 − 1 of k. C in tiles 0 … 3.
+void one_by_four(const bf16* x, const bf16* const* panels, int64_t k0, int64_t k1, float* c) {
+  const bf16 *w0 = panels[0], *w1 = panels[1], *w2 = panels[2], *w3 = panels[3];
+  if (k0 == 0) {
+    tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+  } else {
+    tile_load<0>(c), tile_load<1>(c + kTileC), tile_load<2>(c + 2 * kTileC), tile_load<3>(c + 3 * kTileC);
+  }
+  for (int64_t k = k0; k < k1; ++k) {
+    // Near its end a stream requests the panel it will walk next, four panels further.
+    const int64_t ahead = (k + kAhead) * kTile + (k + kAhead < kTilesK ? 0 : 3 * kTilesK * kTile);
+    tile_load<4>(x + k * kTile);
+    prefetch_tile(w0 + ahead);
+    tile_load<5>(w0 + k * kTile);
+    tile_dot_bf16<0, 4, 5>();
+    prefetch_tile(w1 + ahead);
+    tile_load<6>(w1 + k * kTile);
+    tile_dot_bf16<1, 4, 6>();
+    tile_zero<5>();
+    prefetch_tile(w2 + ahead);
+    tile_load<5>(w2 + k * kTile);
+    tile_dot_bf16<2, 4, 5>();
+    tile_zero<6>();
+    prefetch_tile(w3 + ahead);
+    tile_load<6>(w3 + k * kTile);
+    tile_dot_bf16<3, 4, 6>();
+    tile_zero<4>(), tile_zero<5>(), tile_zero<6>();
+  }
+  tile_store<0>(c), tile_store<1>(c + kTileC), tile_store<2>(c + 2 * kTileC), tile_store<3>(c + 3 * kTileC);
+}
+
+// c[r][p] += x tile r · panel[p] for two row tiles and two panels. C in tiles 0 … 3.
+void two_by_two(const bf16* x, const bf16* const* panels, int64_t k0, int64_t k1, float* c) {
+  const bf16 *x0 = x, *x1 = x + kTilesK * kTile;
+  const bf16 *w0 = panels[0], *w1 = panels[1];
+  float* c1 = c + kPanels * kTileC;
+  if (k0 == 0) {
+    tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+  } else {
+    tile_load<0>(c), tile_load<1>(c + kTileC), tile_load<2>(c1), tile_load<3>(c1 + kTileC);
+  }
+  for (int64_t k = k0; k < k1; ++k) {
+    tile_load<4>(x0 + k * kTile);
+    tile_load<6>(w0 + k * kTile);
+    tile_dot_bf16<0, 4, 6>();
+    tile_load<7>(w1 + k * kTile);
+    tile_dot_bf16<1, 4, 7>();
+    tile_zero<4>();
+    tile_load<5>(x1 + k * kTile);
+    tile_dot_bf16<2, 5, 6>();
+    tile_zero<6>();
+    tile_dot_bf16<3, 5, 7>();
+    tile_zero<7>(), tile_zero<5>();
+  }
+  tile_store<0>(c), tile_store<1>(c + kTileC), tile_store<2>(c1), tile_store<3>(c1 + kTileC);
+}
+
+// Fills c [row tile][panel][16][16] for up to kRowTilesPerPass row tiles of x.
+void multiply(const bf16* x, int64_t row_tiles, const bf16* const* panels, float* c) {
+  const int64_t block_k = row_tiles == 1 ? kTilesK : kBlockK;
+  for (int64_t k0 = 0; k0 < kTilesK; k0 += block_k) {
+    const int64_t k1 = min_of(k0 + block_k, kTilesK);
+    for (int64_t p = 0; p < kPanels; p += 2) {
+      for (int64_t r = 0; r + 2 <= row_tiles; r += 2) {
+        two_by_two(x + r * kTilesK * kTile, panels + p, k0, k1, c + (r * kPanels + p) * kTileC);
+      }
+    }
+    if (row_tiles % 2 == 0) continue;
+    const int64_t r = row_tiles - 1;
+    for (int64_t p = 0; p < kPanels; p += 4) {
+      one_by_four(x + r * kTilesK * kTile, panels + p, k0, k1, c + (r * kPanels + p) * kTileC);
+    }
+  }
+}
+
+}  // namespace
+
+INGOT_KERNEL void linear_bf16_3072x1024__silu_mul(const IngotLaunch* launch, int64_t begin, int64_t end) {
+  const Slots slots(launch);
+  const bf16* x = (const bf16*)launch->args[0];
+  const bf16* w = (const bf16*)launch->args[1];
+  float* c = (float*)launch->scratch;  // [kRowTilesPerPass][kPanels][16][16]
+  const int64_t rows = launch->dims[kTokens];
+  // C in tiles 0 … 3 and x in tile 4 have no more rows than there are; the other tiles are whole.
+  TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) config.set(tile, tile <= 4 ? min_of(rows, 16) : 16);
+  for (int64_t unit = begin; unit < end; unit += kStreams) {
+    const int64_t units = min_of(kStreams, end - unit);
+    const bf16* panels[kPanels];  // past the range the last one again: computed, not written
+    for (int64_t p = 0; p < kPanels; ++p) panels[p] = w + min_of(unit * kWays + p, end * kWays - 1) * kTilesK * kTile;
+    for (int64_t row0 = 0; row0 < rows; row0 += kRowTilesPerPass * 16) {
+      const int64_t pass = min_of(kRowTilesPerPass * 16, rows - row0);
+      tile_configure(config);
+      multiply(x + row0 / 16 * kTilesK * kTile, ceil_div(pass, 16), panels, c);
+      tile_release();
+      for (int64_t row = 0; row < pass; ++row) {
+        for (int64_t u = 0; u < units; ++u) {
+          const float* acc = c + (row / 16 * kPanels + u * kWays) * kTileC + row % 16 * 16;
+          write(slots, row0 + row, (unit + u) * 16, load(acc), load(acc + kTileC));
+        }
+      }
+    }
+  }
+}
