@@ -1,0 +1,193 @@
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { commandLine, pebble } from "../support/ingot-command.ts";
+
+const { run, start, scratch } = commandLine("bad-engines");
+const whole = join(scratch, "whole");
+const engine = join(scratch, "engine");
+const ask = ["hi", "--temperature", "0", "--max-tokens", "2", "--kv-cache-memory", "64MiB"];
+const foreign = process.arch === "arm64" ? "cpu:avx2" : "cpu:neon";
+
+beforeAll(async () => {
+  const { code, stderr } = await run(["compile", pebble, "-o", whole]);
+  expect(code, stderr).toBe(0);
+});
+
+/** The engine with one thing wrong. */
+async function damaged(damage: () => void) {
+  rmSync(engine, { recursive: true, force: true });
+  cpSync(whole, engine, { recursive: true });
+  damage();
+  const { code, stdout, stderr } = await run(["run", engine, ...ask]);
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).not.toMatch(/^ {4}at |internal:/m);
+  return stderr;
+}
+
+const manifest = join(engine, "manifest.json");
+const edit = (change: (json: Record<string, unknown>) => void) => {
+  const json = JSON.parse(readFileSync(manifest, "utf8"));
+  change(json);
+  writeFileSync(manifest, JSON.stringify(json));
+};
+
+describe("an engine says what is wrong with it and what repairs it:", () => {
+  it("a manifest that is cut off is compiled again", async () => {
+    expect(await damaged(() => truncateSync(manifest, 1000))).toMatch(/manifest\.json is not JSON: .*; compile the model again/);
+    expect((await run(["compile", pebble, "-o", engine])).code).toBe(0);
+    expect((await run(["run", engine, ...ask])).code).toBe(0);
+  });
+
+  it("a manifest with a wrong number names field, range and number", async () => {
+    const message = await damaged(() => edit((json) => Object.assign(json.kvCache as object, { blockSize: 7_000_000 })));
+    expect(message).toContain("kvCache.blockSize: expected a whole number from 16 to 4096, found 7000000");
+  });
+
+  it("cut weights are counted, and compiled again", async () => {
+    const message = await damaged(() => truncateSync(join(engine, "weights.bin"), 1000));
+    expect(message).toMatch(/weights\.bin has 1000 bytes, the manifest says \d+: compile the model again/);
+    expect((await run(["compile", pebble, "-o", engine])).code).toBe(0);
+  });
+
+  it("missing weights are compiled again", async () => {
+    expect(await damaged(() => rmSync(join(engine, "weights.bin")))).toMatch(/weights\.bin is missing: compile the model again/);
+    expect((await run(["compile", pebble, "-o", engine])).code).toBe(0);
+    expect((await run(["run", engine, ...ask])).code).toBe(0);
+  });
+
+  it("a missing or changed kernel library is built again", async () => {
+    for (const damage of [rmSync, (file: string) => appendFileSync(file, "x")]) {
+      const message = await damaged(() => damage(join(engine, "build", "kernels.so")));
+      expect(message).toContain(`build it with \`ingot build ${engine}\``);
+      expect((await run(["build", engine])).code).toBe(0);
+      expect((await run(["run", engine, ...ask])).code).toBe(0);
+    }
+  });
+
+  it("one for another processor is compiled again here", async () => {
+    const message = await damaged(() => edit((json) => Object.assign(json, { target: foreign })));
+    expect(message).toMatch(new RegExp(`the engine was built for ${foreign}, but this machine \\(.*\\) lacks .*--target native`));
+  });
+});
+
+describe("ingot compile", () => {
+  it("for another processor needs a compiler for it, but not with --no-build", async () => {
+    const folder = join(scratch, "foreign");
+    const { code, stderr } = await run(["compile", pebble, "-o", folder, "--target", foreign]);
+    expect(stderr).toMatch(new RegExp(`${foreign} needs a compiler for .*set CXX to a cross compiler`));
+    expect(code).toBe(3);
+    expect(existsSync(folder)).toBe(false);
+    expect((await run(["compile", pebble, "-o", folder, "--target", foreign, "--no-build"])).code).toBe(0);
+  });
+
+  it("does not replace what is no engine, and keeps it as it is", async () => {
+    const folder = join(scratch, "notes");
+    cpSync(join(pebble, "README.md"), join(folder, "README.md"));
+    const { code, stderr } = await run(["compile", pebble, "-o", folder]);
+    expect(stderr).toContain("expected an engine to replace, or nothing: choose another place with -o");
+    expect({ code, files: readdirSync(folder) }).toEqual({ code: 1, files: ["README.md"] });
+    const inFile = await run(["compile", pebble, "-o", join(folder, "README.md", "engine")]);
+    expect(inFile.stderr).toMatch(/cannot be written: .*; choose another place with -o/);
+    expect(inFile.code).toBe(1);
+  });
+
+  it("says where it may not write", async () => {
+    const folder = join(scratch, "locked");
+    cpSync(join(pebble, "README.md"), join(folder, "README.md"));
+    chmodSync(folder, 0o500);
+    const { code, stderr } = await run(["compile", pebble, "-o", join(folder, "engine")]);
+    chmodSync(folder, 0o700);
+    if (process.getuid?.() === 0)
+      expect(code).toBe(0); // root may write everywhere
+    else expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("choose another place with -o") });
+  });
+
+  it.each(["SIGINT", "SIGKILL"] as const)(
+    "ended by %s leaves an earlier engine whole, and the next one works",
+    async (signal) => {
+      const place = join(scratch, `ended-${signal}`);
+      const folder = join(place, "engine");
+      cpSync(whole, folder, { recursive: true });
+      const slow = join(scratch, "slow-compiler");
+      writeFileSync(slow, '#!/bin/sh\ncase "$*" in *.cpp*) sleep 5;; esac\nexec c++ "$@"\n', { mode: 0o755 });
+      // A compiler of its own and a cache of its own: every kernel is built, slowly.
+      const env = { CXX: slow, INGOT_CACHE: join(scratch, `cache-${signal}`) };
+      const { child, ended } = start(["compile", pebble, "-o", folder, "--max-num-seqs", "2"], { env });
+      while (!readdirSync(place).some((name) => name.includes(".tmp-") && existsSync(join(place, name, "weights.bin")))) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      child.kill(signal);
+      const { code, signal: by } = await ended;
+      expect({ code, by }).toEqual(signal === "SIGINT" ? { code: 130, by: null } : { code: null, by: "SIGKILL" });
+      if (signal === "SIGINT") expect(readdirSync(place)).toEqual(["engine"]);
+      expect((await run(["run", folder, ...ask])).code).toBe(0);
+      expect((await run(["compile", pebble, "-o", folder, "--max-num-seqs", "2"])).code).toBe(0);
+      expect(readdirSync(place)).toEqual(["engine"]);
+      expect(JSON.parse((await run(["show", folder, "--json"])).stdout).limits.maxNumSeqs).toBe(2);
+    },
+  );
+});
+
+describe("without a C++ compiler", () => {
+  const env = { PATH: join(scratch, "no-such-folder") };
+
+  it("compile and build end with 3 and say what to install, and no engine is left", async () => {
+    const folder = join(scratch, "uncompiled");
+    const none =
+      /^ingot: no C\+\+ compiler was found \(looked for c\+\+, g\+\+, clang\+\+\)\. Debian, Ubuntu: apt install g\+\+\..*xcode-select/m;
+    const compiled = await run(["compile", pebble, "-o", folder], { env });
+    expect(compiled.stderr).toMatch(none);
+    expect({ code: compiled.code, stdout: compiled.stdout, left: existsSync(folder) }).toEqual({
+      code: 3,
+      stdout: "",
+      left: false,
+    });
+    const built = await run(["build", whole], { env });
+    expect(built.stderr).toMatch(none);
+    expect(built.code).toBe(3);
+  });
+
+  it("what is compiled already runs", async () => {
+    expect((await run(["run", whole, ...ask], { env })).code).toBe(0);
+  });
+
+  it("doctor says so and ends with 3", async () => {
+    const { code, stdout } = await run(["doctor"], { env });
+    expect(stdout).toMatch(/C\+\+ compiler +none/);
+    expect(stdout).toMatch(/problems:\n- no C\+\+ compiler was found/);
+    expect(code).toBe(3);
+  });
+
+  it("a CXX that does not run is named", async () => {
+    const { code, stderr } = await run(["compile", pebble, "-o", join(scratch, "x")], { env: { CXX: "/no/such/c++" } });
+    expect(stderr).toContain('CXX is "/no/such/c++", which does not run as a C++ compiler; unset it or set it to one');
+    expect(code).toBe(3);
+  });
+});
+
+describe("a kernel that does not compile", () => {
+  it("is named, and the compiler's whole output is kept", async () => {
+    const broken = join(scratch, "broken-compiler");
+    const plant = 'echo "sample.cpp:7:1: error: planted" >&2; echo "more of it" >&2; exit 1';
+    writeFileSync(broken, `#!/bin/sh\ncase "$*" in *sample*.cpp*) ${plant};; esac\nexec c++ "$@"\n`, { mode: 0o755 });
+    // Another cache: the kernel is in the shared one already.
+    const env = { CXX: broken, INGOT_CACHE: join(scratch, "cache-broken") };
+    const { code, stderr } = await run(["compile", pebble, "-o", join(scratch, "x")], { env });
+    const [, log = ""] =
+      /kernel sample_4096 does not compile with .*: sample\.cpp:7:1: error: planted \(whole output: (.*)\)/.exec(stderr) ?? [];
+    expect(readFileSync(log, "utf8")).toContain("more of it");
+    expect(code).toBe(3);
+    expect(existsSync(join(scratch, "x"))).toBe(false);
+  });
+});
