@@ -21,9 +21,6 @@ export interface DecoderConfig extends ModelConfig {
   readonly windows: readonly (number | null)[];
 }
 
-/** A family's reading of config.json, before the facts that follow from the graph. */
-export type DecoderFields = Omit<DecoderConfig, "architecture" | "numParameters">;
-
 /** Builds the whole model, taps `hidden.0` … `hidden.L` included. */
 export function buildDecoder(config: DecoderConfig, g: Graph): void {
   const naming: Naming = { prefix: "model.", dtype: computeDType(config.dtype) };

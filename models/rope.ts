@@ -115,7 +115,7 @@ const readers: Readonly<Record<RopeScaling["type"], (json: unknown, at: string, 
 };
 
 /** The `rope_type`s this version knows. */
-export const ROPE_TYPES: readonly string[] = Object.keys(readers);
+const ROPE_TYPES: readonly string[] = Object.keys(readers);
 
 const ropeFields = z.object({
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),

@@ -13,13 +13,12 @@ import type { Dim, DType, SymbolName, SymDim, TensorType } from "./tensor-type.t
 export interface StepLimits {
   /** Tokens of one sequence, prompt and output. */
   readonly maxModelLen: number;
+  /** Sequences of one step, and rows whose logits it computes (S): a step samples at most one token a sequence. */
   readonly maxNumSeqs: number;
   /** Tokens of one step, over all sequences. */
   readonly maxNumBatchedTokens: number;
   /** Tokens in one block of the KV cache. */
   readonly blockSize: number;
-  /** Rows of one step whose logits are computed; `maxNumSeqs` when absent. */
-  readonly maxNumSampledRows?: number;
 }
 
 /** What `rebuild` hands a visitor: the node of the old graph, the new value of any older node, and the graph being built. */
@@ -46,7 +45,7 @@ export class Graph {
     }
     this.T = symbol("T", limits.maxNumBatchedTokens);
     this.B = symbol("B", limits.maxNumSeqs);
-    this.S = symbol("S", limits.maxNumSampledRows ?? limits.maxNumSeqs);
+    this.S = symbol("S", limits.maxNumSeqs);
     this.P = symbol("P", Math.ceil(limits.maxModelLen / limits.blockSize));
   }
 

@@ -145,8 +145,7 @@ const f32 = (shape: readonly Dim[]): TensorType => ({ dtype: "f32", shape });
 
 const isWhole = (n: number): boolean => Number.isInteger(n) && n >= 0;
 
-/** Whether a dtype holds real numbers. */
-export const isFloat = (dtype: DType): boolean => dtype === "f32" || dtype === "f16" || dtype === "bf16" || dtype === "fp8_e4m3";
+const isFloat = (dtype: DType): boolean => dtype === "f32" || dtype === "f16" || dtype === "bf16" || dtype === "fp8_e4m3";
 
 /** Whether two shapes have the same extents in the same order. */
 export const sameShape = (a: readonly Dim[], b: readonly Dim[]): boolean =>

@@ -10,7 +10,7 @@ export function printKernels(kernels: readonly KernelSpec[]): string {
   return `${kernels.map((spec, i) => `${String(i).padStart(3, "0")} ${printKernel(spec)}`).join("\n")}\n`;
 }
 
-export function printKernel(spec: KernelSpec): string {
+function printKernel(spec: KernelSpec): string {
   const args = kernelArgs(spec).map((arg) => (arg.kind === "array" ? arg.array : printValue(arg.value)));
   const out = spec.kind === "sample" ? "" : ` -> ${args.pop()} ${spec.out.dtype}${printShape([spec.out.rows, spec.out.cols])}`;
   const operands = "operands" in spec ? spec.operands.map(printValue) : [];
@@ -23,7 +23,7 @@ function printValue(value: Value): string {
 }
 
 /** A slot's expression as a formula over `acc0`, `acc1` and the operands' names. */
-export function printExpr(e: Expr, operands: readonly string[]): string {
+function printExpr(e: Expr, operands: readonly string[]): string {
   switch (e.kind) {
     case "acc":
       return `acc${e.way}`;

@@ -45,13 +45,13 @@ const words = (bytes: Uint8Array, count: number) => new Uint32Array(bytes.buffer
 const halves = (bytes: Uint8Array, count: number) => new Uint16Array(bytes.buffer, bytes.byteOffset, count);
 
 /** bf16 nearest to the f32 with these bits. */
-export function bf16Bits(bits: number): number {
+function bf16Bits(bits: number): number {
   if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40; // quiet, so that a NaN with a low payload stays one
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
 /** f16 nearest to the f32 with these bits. */
-export function f16Bits(bits: number): number {
+function f16Bits(bits: number): number {
   const sign = (bits >>> 16) & 0x8000;
   const rest = bits & 0x7fffffff;
   if (rest > 0x7f800000) return sign | 0x7e00;

@@ -2,8 +2,6 @@
  * Where weights come from: the one interface that the packer reads through, whatever the checkpoint's format.
  */
 import type { DType } from "../ir/tensor-type.ts";
-import { dtypeBytes } from "../ir/tensor-type.ts";
-import { converter } from "./convert.ts";
 
 /** Dtypes that weights are stored and packed in. */
 export type WeightDType = Extract<DType, "f32" | "f16" | "bf16">;
@@ -27,13 +25,3 @@ export interface WeightSource {
 
 /** The number of elements of a shape. */
 export const elementsOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
-
-/** A whole tensor in f32, for the interpreter; `info` is what `find` said. Memory: the tensor twice, in its dtype and in f32. */
-export async function readF32(source: WeightSource, name: string, info: WeightInfo): Promise<Float32Array> {
-  const count = elementsOf(info.shape);
-  const stored = new Uint8Array(count * dtypeBytes[info.dtype]);
-  await source.read(name, 0, stored);
-  const values = new Float32Array(count);
-  converter(info.dtype, "f32")(stored, new Uint8Array(values.buffer), count);
-  return values;
-}

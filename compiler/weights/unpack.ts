@@ -56,7 +56,7 @@ export class PackedWeightsReader {
 }
 
 /** A packed tensor's values in f32, row-major, parts one after the other. */
-export function unpackTensor(bytes: Uint8Array, entry: TensorEntry): Float32Array {
+function unpackTensor(bytes: Uint8Array, entry: TensorEntry): Float32Array {
   const dtype = entry.dtype as WeightDType;
   const count = elementsOf(entry.shape);
   const size = dtypeBytes[dtype];

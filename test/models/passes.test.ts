@@ -1,21 +1,13 @@
 import { describe, expect, it } from "vitest";
 import type { Graph } from "../../compiler/ir/graph.ts";
 import { Interpreter, oneSequenceStep } from "../../compiler/ir/interpret.ts";
-import { canonicalize } from "../../compiler/passes/canonicalize.ts";
-import { fold } from "../../compiler/passes/fold.ts";
-import { fuseProjections } from "../../compiler/passes/fuse-projections.ts";
-import { legalize } from "../../compiler/passes/legalize.ts";
 import { runPasses } from "../../compiler/passes/pass.ts";
+import { passesFor } from "../../compiler/pipeline.ts";
 import { relativeError } from "../support/closeness.ts";
 import { DENSE_FAMILIES, goldenFacts, goldenFolder, goldenGraph, goldenLimits, hasGolden } from "../support/golden.ts";
 import { readTensors, weightSource } from "../support/safetensors-lite.ts";
 
-const passesFor = (linearInput: "f32" | "bf16") => [
-  canonicalize,
-  fuseProjections,
-  fold,
-  legalize({ linearInput: (w) => (w === "bf16" ? linearInput : "f32") }),
-];
+const passes = (linearInput: "f32" | "bf16") => passesFor({ linearInput: (w) => (w === "bf16" ? linearInput : "f32") });
 
 describe.skipIf(!hasGolden).each(DENSE_FAMILIES)("%s after all passes", (family) => {
   const weights = weightSource(goldenFolder(family));
@@ -29,13 +21,13 @@ describe.skipIf(!hasGolden).each(DENSE_FAMILIES)("%s after all passes", (family)
     });
 
   it("has the reference's logits in f32, and one linear for q, k, v and one for gate and up", () => {
-    const { graph } = runPasses(goldenGraph(family), passesFor("f32"));
+    const { graph } = runPasses(goldenGraph(family), passes("f32"));
     for (const error of logitErrors(graph)) expect(error).toBeLessThan(1e-5);
     expect(graph.liveNodes().filter((n) => n.op === "linear")).toHaveLength(2 * 4 + 1);
   });
 
   it("strays from them in bf16 no further than twice what the reference does", () => {
-    const { graph } = runPasses(goldenGraph(family, "config.json", "bfloat16"), passesFor("bf16"));
+    const { graph } = runPasses(goldenGraph(family, "config.json", "bfloat16"), passes("bf16"));
     for (const error of logitErrors(graph)) expect(error).toBeLessThan(2 * bf16Error);
   });
 });

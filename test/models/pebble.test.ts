@@ -19,7 +19,6 @@ describe.skipIf(!existsSync(reference))("the sample model, interpreted in f32,",
       maxModelLen: tokens,
       maxNumSeqs: 1,
       maxNumBatchedTokens: tokens,
-      maxNumSampledRows: tokens,
       blockSize: 32,
     });
     architecture.build({ ...config, dtype: "float32" }, g);

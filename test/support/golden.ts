@@ -32,7 +32,6 @@ export const goldenLimits: StepLimits = {
   maxModelLen: 256,
   maxNumSeqs: 4,
   maxNumBatchedTokens: 256,
-  maxNumSampledRows: 256,
   blockSize: 16,
 };
 

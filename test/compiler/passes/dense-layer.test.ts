@@ -1,11 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { Graph } from "../../../compiler/ir/graph.ts";
 import { printGraph } from "../../../compiler/ir/print.ts";
-import { canonicalize } from "../../../compiler/passes/canonicalize.ts";
-import { fold } from "../../../compiler/passes/fold.ts";
-import { fuseProjections } from "../../../compiler/passes/fuse-projections.ts";
-import { legalize } from "../../../compiler/passes/legalize.ts";
 import { runPasses } from "../../../compiler/passes/pass.ts";
+import { passesFor } from "../../../compiler/pipeline.ts";
 import { qwen2 } from "../../../models/qwen2.ts";
 import { qwen3 } from "../../../models/qwen3.ts";
 
@@ -22,13 +19,13 @@ const json = {
   tie_word_embeddings: true,
 };
 
-const bf16Inputs = legalize({ linearInput: (w) => (w === "bf16" ? "bf16" : "f32") });
+const bf16Inputs = passesFor({ linearInput: (w) => (w === "bf16" ? "bf16" : "f32") });
 
 describe("a dense layer after all passes", () => {
   it("is one projection for q, k and v, one for gate and up, each behind a cast where the target asks for one", () => {
     const g = new Graph({ maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 16, blockSize: 16 });
     qwen3.build(qwen3.readConfig(json), g);
-    const { graph } = runPasses(g, [canonicalize, fuseProjections, fold, bf16Inputs]);
+    const { graph } = runPasses(g, bf16Inputs);
     expect(printGraph(graph)).toMatchInlineSnapshot(`
       "%0 = weight model.embed_tokens.weight : bf16(32, 8)
       %1 = input positions : i32(T)
@@ -96,7 +93,7 @@ describe("a dense layer after all passes", () => {
   it("keeps q, k and v biases as one vector before the slices", () => {
     const g = new Graph({ maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 16, blockSize: 16 });
     qwen2.build(qwen2.readConfig({ ...json, torch_dtype: "float32" }), g);
-    const { graph } = runPasses(g, [canonicalize, fuseProjections, fold, legalize({ linearInput: () => "f32" })]);
+    const { graph } = runPasses(g, passesFor({ linearInput: () => "f32" }));
     expect(printGraph(graph).split("\n").slice(0, 26).join("\n")).toMatchInlineSnapshot(`
       "%0 = weight model.embed_tokens.weight : f32(32, 8)
       %1 = input positions : i32(T)
@@ -130,7 +127,7 @@ describe("a dense layer after all passes", () => {
   it("still points at the model path and source line of every projection it fused", () => {
     const g = new Graph({ maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 16, blockSize: 16 });
     qwen3.build(qwen3.readConfig(json), g);
-    const { graph } = runPasses(g, [canonicalize, fuseProjections, fold, bf16Inputs]);
+    const { graph } = runPasses(g, bf16Inputs);
     const qkv = graph.liveNodes().find((n) => n.op === "linear")!;
     expect(graph.originText(qkv)).toMatch(
       /^layers\.0\.self_attn\.q_proj \+ layers\.0\.self_attn\.k_proj \+ layers\.0\.self_attn\.v_proj \(models\/layers\.ts:\d+\)$/,

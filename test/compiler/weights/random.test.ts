@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
 import { RandomWeights } from "../../../compiler/weights/random.ts";
-import { readF32 } from "../../../compiler/weights/source.ts";
+import { weightValues } from "../../support/weight-values.ts";
 
 const shapes = new Map<string, readonly number[]>([
   ["m.q_proj.weight", [300, 400]],
@@ -10,7 +10,7 @@ const shapes = new Map<string, readonly number[]>([
   ["m.q_proj.bias", [4096]],
 ]);
 const make = (seed = 1, dtype: "f32" | "bf16" = "f32") => new RandomWeights(seed, dtype, shapes);
-const values = (weights: RandomWeights, name: string) => readF32(weights, name, weights.find(name)!);
+const values = (weights: RandomWeights, name: string) => weightValues(weights, name);
 
 function moments(x: Float32Array): { mean: number; deviation: number } {
   const mean = x.reduce((a, b) => a + b, 0) / x.length;

@@ -5,8 +5,8 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { CompileError, UnsupportedError } from "../../../compiler/errors.ts";
 import { type Checkpoint, openCheckpoint } from "../../../compiler/weights/safetensors.ts";
 import { headerLength, parseHeader } from "../../../compiler/weights/safetensors-header.ts";
-import { readF32 } from "../../../compiler/weights/source.ts";
 import { Mutator } from "../../runtime/json-mutations.ts";
+import { weightValues } from "../../support/weight-values.ts";
 import { headerOf, safetensorsFile, zeros } from "./safetensors-file.ts";
 
 const GOLDEN = "../shared/golden";
@@ -308,7 +308,7 @@ describe("the reference models", () => {
           dtype === "F32"
             ? new Float32Array(stored.buffer)
             : Float32Array.from(new Uint16Array(stored.buffer), dtype === "BF16" ? bf16 : f16);
-        const read = await readF32(checkpoint, name, info as NonNullable<typeof info>);
+        const read = await weightValues(checkpoint, name);
         expect(Buffer.compare(Buffer.from(read.buffer), Buffer.from(naive.buffer))).toBe(0);
       }
     }

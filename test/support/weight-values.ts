@@ -1,0 +1,15 @@
+import { dtypeBytes } from "../../compiler/ir/tensor-type.ts";
+import { converter } from "../../compiler/weights/convert.ts";
+import { elementsOf, type WeightSource } from "../../compiler/weights/source.ts";
+
+/** A whole tensor of a source in f32. */
+export async function weightValues(source: WeightSource, name: string): Promise<Float32Array> {
+  const info = source.find(name);
+  if (!info) throw new Error(`the source has no tensor ${name}`);
+  const count = elementsOf(info.shape);
+  const stored = new Uint8Array(count * dtypeBytes[info.dtype]);
+  await source.read(name, 0, stored);
+  const values = new Float32Array(count);
+  converter(info.dtype, "f32")(stored, new Uint8Array(values.buffer), count);
+  return values;
+}
