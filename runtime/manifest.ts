@@ -51,13 +51,17 @@ export interface ModelFacts {
   readonly eosTokenIds: readonly number[];
 }
 
+/** The largest step: buffers of T rows hold `maxNumBatchedTokens` of them, buffers of S rows `maxNumSeqs`. */
 export interface Limits {
+  /** Tokens of one sequence, prompt and output. */
   readonly maxModelLen: number;
+  /** Sequences of one step, and rows it samples: whoever wants logits of more rows takes several steps. */
   readonly maxNumSeqs: number;
+  /** Tokens of one step, over all sequences. */
   readonly maxNumBatchedTokens: number;
 }
 
-/** A packed tensor in weights.bin. `rows` is (rows, cols) row-major; `panel16` is described in `compiler/weights/pack.ts`. */
+/** A packed tensor in weights.bin. `rows` is (rows, cols) row-major; `panel16` is described in `compiler/weights/panel.ts`. */
 export interface TensorEntry {
   readonly name: string;
   readonly dtype: ManifestDType;
@@ -87,7 +91,7 @@ export interface KernelEntry {
   readonly source: string; // kernels/<name>.cpp
   /** Scratch bytes each thread needs. */
   readonly scratchBytes: number;
-  /** What the kernel computes, per launch, in the symbols: for roofline and `explain`. */
+  /** What a launch computes and moves, in the symbols: for rooflines and `explain`. Attention counts whole block tables (P). */
   readonly flops: Rpn;
   readonly bytes: Rpn;
   /** Model path and source line of the nodes it came from. */
