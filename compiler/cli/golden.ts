@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { CompileError } from "../errors.ts";
 import { headerLength, PREFIX_BYTES, parseHeader } from "../weights/safetensors-header.ts";
+import { readJson } from "./model-source.ts";
 
 const ids = z.array(z.number().int().min(0));
 const fields = z.object({
@@ -37,7 +38,7 @@ export const hasGolden = (folder: string): boolean => existsSync(join(folder, "g
 export function readGolden(folder: string): Golden {
   const file = join(folder, "golden.json");
   if (!existsSync(file)) throw new CompileError(`${folder} holds no golden.json; expected recorded reference activations`);
-  const parsed = fields.safeParse(JSON.parse(readFileSync(file, "utf8")));
+  const parsed = fields.safeParse(readJson(file));
   if (!parsed.success) throw new CompileError(`${file}: ${z.prettifyError(parsed.error)}`);
   const tensors = readF32Tensors(join(folder, "golden.safetensors"));
   const { prompts, greedy, bf16_compute_relative_error: bf16RelativeError } = parsed.data;

@@ -66,7 +66,8 @@ function fileRefusal(model: string): string {
   return `${model} is a file; expected a model or engine folder, or a preset's name`;
 }
 
-function readJson(file: string): unknown {
+/** The content of a JSON file. Throws `CompileError` naming the file when it is no JSON. */
+export function readJson(file: string): unknown {
   try {
     return JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {

@@ -100,7 +100,7 @@ function compare(
 }
 
 /** ‖actual − expected‖ / ‖expected‖; NaN where either holds one or the lengths differ. */
-export function relativeError(actual: Float32Array, expected: Float32Array): number {
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   if (actual.length !== expected.length) return Number.NaN;
   let difference = 0;
   let norm = 0;
