@@ -7,7 +7,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll } from "vitest";
+import { afterAll, vi } from "vitest";
 import { compileModel } from "../../compiler/cli/compile-model.ts";
 import { modelSource } from "../../compiler/cli/model-source.ts";
 import { type CompileFlags, defaultCompileFlags } from "../../compiler/cli/options.ts";
@@ -22,6 +22,9 @@ export const isFullRun = process.env.INGOT_TEST_FULL === "1";
 
 /** Where built kernels are kept; whoever runs the command line in a test gives it this cache. */
 export const testCache = join(root, "node_modules", ".cache", "ingot-test");
+
+// Compilers start here, on machines that are busy with other tests; the portable level is slow by nature.
+vi.setConfig({ testTimeout: isFullRun ? 600_000 : 180_000, hookTimeout: 300_000 });
 
 /** A folder for this test file, removed when its tests are done. */
 export function scratchFolder(name: string): string {
