@@ -1,5 +1,6 @@
 // Builds dist/: the bundles (esbuild) and the native addon (the system's C++ compiler). Does nothing when nothing changed.
-import { spawn } from "node:child_process";
+// With --types also dist/types, the declarations that the packed package carries (typescript, a development tool).
+import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -73,12 +74,29 @@ function native() {
   });
 }
 
+/** Writes the declarations of the package's entries, and of what they lead to. */
+function types() {
+  rmSync(join(root, "dist", "types"), { recursive: true, force: true });
+  const entries = ["compiler/cli/library.ts", "compiler/cli/compiler-library.ts", "models/registry.ts"];
+  const config = join(root, "dist", "tsconfig.types.json");
+  const compilerOptions = { noEmit: false, declaration: true, emitDeclarationOnly: true, rootDir: "..", outDir: "types" };
+  writeFileSync(
+    config,
+    JSON.stringify({ extends: "../tsconfig.json", compilerOptions, include: [], files: entries.map((file) => `../${file}`) }),
+  );
+  const { status } = spawnSync(join(root, "node_modules", ".bin", "tsc"), ["-p", config], { stdio: "inherit" });
+  rmSync(config);
+  if (status !== 0) process.exit(1);
+}
+
 export async function buildAll() {
   mkdirSync(join(root, "dist"), { recursive: true });
   await Promise.all([bundle(), native()]);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  ensureDependencies({ dev: false });
+  const withTypes = process.argv.includes("--types");
+  ensureDependencies({ dev: withTypes });
   await buildAll();
+  if (withTypes) types();
 }

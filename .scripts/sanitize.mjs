@@ -28,16 +28,20 @@ if (runtime === undefined) {
 }
 const tests = ["test/native/executor.test.ts", "test/native/sample.test.ts", "test/runtime/engine"];
 const vitest = join(root, "node_modules", "vitest", "vitest.mjs");
-const { status } = spawnSync(process.execPath, [vitest, "run", "--config", "test/vitest.config.ts", ...tests], {
-  cwd: root,
-  stdio: "inherit",
-  env: {
-    ...process.env,
-    LD_PRELOAD: runtime,
-    ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1",
-    UBSAN_OPTIONS: "print_stacktrace=1",
-    INGOT_TEST_ADDON: "dist/ingot.asan.node",
-    INGOT_TEST_CXXFLAGS: "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all",
+const { status } = spawnSync(
+  process.execPath,
+  [vitest, "run", "--config", "test/vitest.config.ts", ...tests, ...process.argv.slice(2)],
+  {
+    cwd: root,
+    stdio: "inherit",
+    env: {
+      ...process.env,
+      LD_PRELOAD: runtime,
+      ASAN_OPTIONS: "detect_leaks=0:abort_on_error=1",
+      UBSAN_OPTIONS: "print_stacktrace=1",
+      INGOT_TEST_ADDON: "dist/ingot.asan.node",
+      INGOT_TEST_CXXFLAGS: "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all",
+    },
   },
-});
+);
 process.exit(status === 0 ? 0 : 1);

@@ -1,6 +1,7 @@
-// `npm test`: installs, builds, checks types and style, and runs the tests; `--full` adds the long sweeps.
+// `npm test`: installs, builds, checks types and style, runs the tests, and the native ones again under sanitizers.
+// `--full` adds the long sweeps; names of test files run only these.
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ensureDependencies, root } from "./dependencies.mjs";
@@ -16,42 +17,31 @@ const failed = [];
 const step = (name, command, args, env = {}) => {
   const start = performance.now();
   const { status } = spawnSync(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } });
-  console.log(`${status === 0 ? "✓" : "✗"} ${name} (${((performance.now() - start) / 1000).toFixed(1)} s)`);
+  console.log(`${status === 0 ? "✓" : "✗"} ${name} (${((performance.now() - start) / 1000).toFixed(1)} s)\n`);
   if (status !== 0) failed.push(name);
 };
 const bin = (name) => join(root, "node_modules", ".bin", name);
 
-const report = mkdtempSync(join(tmpdir(), "ingot-test-"));
-if (rest.length === 0) {
+const folder = mkdtempSync(join(tmpdir(), "ingot-test-"));
+const reports = [];
+/** Arguments that make vitest report to the terminal and to a file. */
+const reporting = () => {
+  reports.push(join(folder, `${reports.length}.json`));
+  return ["--reporter=default", "--reporter=json", `--outputFile.json=${reports.at(-1)}`];
+};
+
+const all = rest.length === 0;
+if (all) {
   step("types", bin("tsc"), ["--noEmit"]);
   step("style and import arrows", bin("biome"), ["check", "."]);
 }
-step(
-  "tests",
-  bin("vitest"),
-  [
-    "run",
-    "--config",
-    "test/vitest.config.ts",
-    "--reporter=default",
-    "--reporter=json",
-    `--outputFile.json=${join(report, "report.json")}`,
-    ...rest,
-  ],
-  full ? { INGOT_TEST_FULL: "1" } : {},
-);
-const { numPassedTests = 0, numFailedTests = 0, numPendingTests = 0 } = readReport(join(report, "report.json"));
-rmSync(report, { recursive: true });
-console.log(`${numPassedTests} passed, ${numFailedTests} failed, ${numPendingTests} skipped`);
-if (failed.length > 0) {
-  console.error(`failed: ${failed.join(", ")}`);
-  process.exit(1);
-}
+const vitest = ["run", "--config", "test/vitest.config.ts"];
+step("tests", bin("vitest"), [...vitest, ...reporting(), ...rest], full ? { INGOT_TEST_FULL: "1" } : {});
+if (all) step("native code under sanitizers", process.execPath, [join(root, ".scripts", "sanitize.mjs"), ...reporting()]);
 
-function readReport(file) {
-  try {
-    return JSON.parse(readFileSync(file, "utf8"));
-  } catch {
-    return {};
-  }
-}
+const counts = reports.filter((file) => existsSync(file)).map((file) => JSON.parse(readFileSync(file, "utf8")));
+rmSync(folder, { recursive: true });
+const sum = (key) => counts.reduce((total, report) => total + report[key], 0);
+if (failed.length > 0) console.error(`failed: ${failed.join(", ")}`);
+console.log(`${sum("numPassedTests")} passed, ${sum("numFailedTests")} failed, ${sum("numPendingTests")} skipped`);
+process.exitCode = failed.length > 0 ? 1 : 0;

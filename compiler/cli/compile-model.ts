@@ -17,19 +17,30 @@ import type { WeightDType } from "../weights/source.ts";
 import { compilerBuild } from "./build-id.ts";
 import { UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
+import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags } from "./options.ts";
 import { engineCache, kernelCache } from "./places.ts";
-import { log, progress } from "./progress.ts";
+import { progress } from "./progress.ts";
 
 const DTYPES = ["float32", "bfloat16", "float16"] as const;
+
+/** How a compile goes about it. */
+export interface CompileManner {
+  /** False writes sources and weights, and builds nothing. */
+  readonly build: boolean;
+  /** The engine folder; by default one in the cache. */
+  readonly out?: string;
+  /** Takes what a person would want to know: the target chosen, tensors that nothing reads. */
+  readonly say: (message: string) => void;
+}
 
 /** Compiles a model into `out`, or into the cache. Throws `CompileError`, `ToolchainError`, `UsageError`. */
 export async function compileModel(
   source: Exclude<ModelSource, { kind: "engine" }>,
   flags: CompileFlags,
-  { build, out }: { build: boolean; out?: string },
+  { build, out, say }: CompileManner,
 ): Promise<CompileReport & { target: string }> {
-  const target = resolveTarget(flags.target);
+  const target = resolveTarget(flags.target, say);
   const configJson = withLayers(source.config, flags.layers);
   const architecture = findArchitecture(configJson);
   const config = withFlags(architecture.readConfig(configJson), source, flags);
@@ -67,7 +78,10 @@ export async function compileModel(
         onBuild: (done, total) => building.update(done, total),
         dump: dumper(process.env.DUMP),
       });
-      if (!report.upToDate) weights.reportUnused(architecture.weights(config).map((w) => w.name));
+      if (!report.upToDate) {
+        const unused = weights.unused(architecture.weights(config).map((w) => w.name));
+        if (unused !== null) say(unused);
+      }
       return { ...report, target };
     } finally {
       packing.stop();
@@ -79,16 +93,17 @@ export async function compileModel(
 }
 
 /** `native` probes this machine and says what was chosen. */
-function resolveTarget(target: string): string {
+function resolveTarget(target: string, say: CompileManner["say"]): string {
   if (target !== "native") {
     if (!knownTargets.includes(target)) {
       throw new UsageError(`--target is "${target}"; expected native, ${knownTargets.join(", ")}`);
     }
     return target;
   }
+  ensureAddon();
   const cpu = loadNative().cpuFacts();
   const chosen = bestTarget(cpu);
-  log(`native target: ${chosen} (${cpu.model}, ${cpu.threads} threads)`);
+  say(`native target: ${chosen} (${cpu.model}, ${cpu.threads} threads)`);
   return chosen;
 }
 
@@ -135,21 +150,21 @@ function openWeights(
   if (flags.weights === "random") {
     const shapes = new Map(specs.map((s) => [s.name, s.shape]));
     const random = new RandomWeights(flags.weightsSeed, computeDType(config.dtype) as WeightDType, shapes);
-    return { source: random, checkpoint: `random:${flags.weightsSeed}`, reportUnused: () => {}, close: () => {} };
+    return { source: random, checkpoint: `random:${flags.weightsSeed}`, unused: () => null, close: () => {} };
   }
   const { folder } = source as { folder: string };
   const checkpoint = openCheckpoint(folder);
   return {
     source: checkpoint,
     checkpoint: checkpoint.hash(JSON.stringify([config, modelFilesHash(folder)])),
-    reportUnused(used: readonly string[]) {
+    /** Says which tensors are none of `used`; null when all are. */
+    unused(used: readonly string[]): string | null {
       const known = new Set(used);
       const unused = checkpoint.names.filter((n) => !known.has(n));
-      if (unused.length === 0) return;
+      if (unused.length === 0) return null;
       const bytes = unused.reduce((sum, n) => sum + checkpoint.tensor(n).bytes, 0);
-      log(
-        `${unused.length} tensors of the checkpoint (${bytes} bytes) are not used: ${unused.slice(0, 5).join(", ")}${unused.length > 5 ? ", …" : ""}`,
-      );
+      const some = `${unused.slice(0, 5).join(", ")}${unused.length > 5 ? ", …" : ""}`;
+      return `${unused.length} tensors of the checkpoint (${bytes} bytes) are not used: ${some}`;
     },
     close: () => checkpoint.close(),
   };

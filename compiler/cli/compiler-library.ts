@@ -23,5 +23,5 @@ export function compile(model: string, options: CompileOptions = {}): Promise<Co
   const all = { ...defaultCompileFlags(), ...flags };
   const source = modelSource(model, all.weights);
   if (source.kind === "engine") throw new UsageError(`${model} is an engine already`);
-  return compileModel(source, all, { build, out: output });
+  return compileModel(source, all, { build, out: output, say: () => {} });
 }

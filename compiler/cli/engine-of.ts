@@ -7,20 +7,23 @@ import type { Manifest } from "../../runtime/manifest.ts";
 import { UsageError } from "./exit.ts";
 import { readManifest } from "./load.ts";
 import { modelSource } from "./model-source.ts";
+import { ensureAddon } from "./native-addon.ts";
 import { type CompileFlags, defaultCompileFlags } from "./options.ts";
+import { log } from "./progress.ts";
 
 /**
  * The engine folder of `model`: itself, or one in the cache. Throws `UsageError` for flags that would change a compiled engine, and
  * what the compiler throws.
  */
-export async function engineOf(model: string, flags: CompileFlags): Promise<string> {
+export async function engineOf(model: string, flags: CompileFlags, say: (message: string) => void = log): Promise<string> {
   const source = modelSource(model, flags.weights);
+  ensureAddon();
   if (source.kind === "engine") {
     refuseChanges(model, readManifest(source.folder), flags);
     return source.folder;
   }
   const { compileModel } = await import("./compile-model.ts");
-  const { folder } = await compileModel(source, flags, { build: true });
+  const { folder } = await compileModel(source, flags, { build: true, say });
   return folder;
 }
 

@@ -21,8 +21,10 @@ export class LLM extends EngineLLM {
 }
 
 async function compileOnFirstUse(path: string): Promise<string> {
+  const { ensureAddon } = await import("./native-addon.ts");
+  ensureAddon();
   if (existsSync(join(path, "manifest.json"))) return path;
   const { engineOf } = await import("./engine-of.ts");
   const { defaultCompileFlags } = await import("./options.ts");
-  return engineOf(path, defaultCompileFlags());
+  return engineOf(path, defaultCompileFlags(), () => {});
 }

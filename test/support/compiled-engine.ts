@@ -51,5 +51,9 @@ export async function compileForTest(
   process.env.INGOT_CACHE = cache;
   const source = modelSource(model, flags.weights ?? "checkpoint");
   if (source.kind === "engine") throw new Error(`${model} is an engine already`);
-  await compileModel(source, { ...defaultCompileFlags(), target: nativeTarget, ...flags }, { build: true, out: folder });
+  await compileModel(
+    source,
+    { ...defaultCompileFlags(), target: nativeTarget, ...flags },
+    { build: true, out: folder, say: () => {} },
+  );
 }

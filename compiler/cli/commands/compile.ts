@@ -6,7 +6,7 @@ import { compileModel } from "../compile-model.ts";
 import { UsageError } from "../exit.ts";
 import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, type CompileFlags, flag, toggle } from "../options.ts";
-import { formatBytes } from "../progress.ts";
+import { formatBytes, log } from "../progress.ts";
 
 type Flags = CompileFlags & { output?: string; build: boolean; json?: boolean };
 
@@ -18,7 +18,7 @@ export function compileCommand(): Command {
       const source = modelSource(model, flags.weights);
       if (source.kind === "engine")
         throw new UsageError(`${model} is an engine already; to build its kernels here: ingot build ${model}`);
-      const report = await compileModel(source, flags, { build: flags.build, out: flags.output });
+      const report = await compileModel(source, flags, { build: flags.build, out: flags.output, say: log });
       if (flags.json) return console.log(JSON.stringify(report, null, 2));
       if (report.upToDate) return console.log(`${report.folder} is up to date (${report.target}): nothing to do`);
       const { generate, pack, build } = report.seconds;

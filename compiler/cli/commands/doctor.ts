@@ -9,6 +9,7 @@ import { type CpuFacts, loadNative, type MemoryFacts } from "../../../runtime/na
 import { bestTarget } from "../../schedule/target.ts";
 import { findCompiler } from "../../toolchain/compiler.ts";
 import { EXIT } from "../exit.ts";
+import { ensureAddon } from "../native-addon.ts";
 import { addJsonFlag } from "../options.ts";
 import { packageVersion } from "../package-root.ts";
 import { engineCache, kernelCache } from "../places.ts";
@@ -48,7 +49,10 @@ function examine(): Findings {
       return null;
     }
   };
-  const native = attempt(() => loadNative());
+  const native = attempt(() => {
+    ensureAddon();
+    return loadNative();
+  });
   const cpu = native && attempt(() => native.cpuFacts());
   return {
     version: packageVersion(),
