@@ -1,5 +1,5 @@
 /**
- * Generated sources, reviewed when they change: a refactor shows an empty diff in test/golden/cpu. `npx vitest -u` rewrites them.
+ * Generated sources, reviewed when they change: a refactor shows an empty diff in test/golden/cpu. `vitest --update` rewrites them.
  * Each file goes through the real compiler of its family.
  */
 import { spawnSync } from "node:child_process";
