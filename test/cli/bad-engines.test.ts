@@ -1,8 +1,10 @@
+import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
   chmodSync,
   cpSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -10,7 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { commandLine, pebble } from "../support/ingot-command.ts";
 
 const { run, start, scratch } = commandLine("bad-engines");
@@ -137,6 +139,35 @@ describe("ingot compile", () => {
       expect(JSON.parse((await run(["show", folder, "--json"])).stdout).limits.maxNumSeqs).toBe(2);
     },
   );
+});
+
+/** A file system of `size`, or undefined where this user may not mount one. */
+function smallDisk(name: string, size: string): string | undefined {
+  const folder = join(scratch, name);
+  mkdirSync(folder);
+  const mounted =
+    process.platform === "linux" && spawnSync("mount", ["-t", "tmpfs", "-o", `size=${size}`, "tmpfs", folder]).status === 0;
+  if (!mounted) return undefined;
+  onTestFinished(() => void spawnSync("umount", [folder]));
+  return folder;
+}
+
+describe("a full disk", () => {
+  it("is seen before anything is written, and the numbers are said", async ({ skip }) => {
+    const disk = smallDisk("disk", "6m") ?? skip("this user may not mount a small disk");
+    const { code, stdout, stderr } = await run(["compile", pebble, "-o", join(disk, "engine")]);
+    expect(stderr).toMatch(/engine needs \d+ MB, but its disk has 6 MB left: free some, or choose another place with -o/);
+    expect({ code, stdout, left: readdirSync(disk) }).toEqual({ code: 1, stdout: "", left: [] });
+  });
+
+  it("under the kernel cache leaves no engine and says what is full", async ({ skip }) => {
+    const disk = smallDisk("cache-disk", "20k") ?? skip("this user may not mount a small disk");
+    const folder = join(scratch, "never");
+    const { code, stderr } = await run(["compile", pebble, "-o", folder], { env: { INGOT_CACHE: disk } });
+    expect(stderr).toMatch(/^ingot: .*No space left on device/m);
+    expect(code).not.toBe(0);
+    expect(readdirSync(scratch).filter((name) => name.startsWith("never"))).toEqual([]);
+  });
 });
 
 describe("without a C++ compiler", () => {
