@@ -132,7 +132,7 @@ export function addLoadFlags(command: Command): Command {
   flag(command, "--kv-cache-memory <size>", "memory for the KV cache, such as 4GiB; default: from free memory", byteSize);
   flag(command, "--memory-utilization <share>", "share of free memory the KV cache may take", between(0.01, 1), 0.9);
   toggle(command, "--no-enable-prefix-caching", "compute every prompt from its first token");
-  toggle(command, "--batch-invariant", "the same tokens whatever else is in the batch: always on, kernels have one order of sums");
+  toggle(command, "--batch-invariant", "the same tokens whatever else is in the batch: always on");
   return command;
 }
 
