@@ -14,7 +14,12 @@ const MAX_MODEL_LEN = 4096;
 
 async function load({ engine, threads }) {
   const { name, target, model, limits, predicted } = JSON.parse(readFileSync(join(engine, "manifest.json"), "utf8"));
-  llm = await LLM.load(engine, { threads, kvCacheMemoryBytes: KV_CACHE_BYTES, maxModelLen: MAX_MODEL_LEN, useGenerationConfig: false });
+  llm = await LLM.load(engine, {
+    threads,
+    kvCacheMemoryBytes: KV_CACHE_BYTES,
+    maxModelLen: MAX_MODEL_LEN,
+    useGenerationConfig: false,
+  });
   return { name: "ingot", engine: name, target, dtype: model.dtype, limits, weightBytes: predicted.weightBytesPerStep };
 }
 
