@@ -94,7 +94,16 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
       bytes: 16384,
       sha256: weightsHash,
       tensors: [
-        { name: "table", dtype: "f32", shape: [VOCAB, COLS], layout: "rows", ways: 1, offset: 0, bytes: VOCAB * COLS * 4, sources: [] },
+        {
+          name: "table",
+          dtype: "f32",
+          shape: [VOCAB, COLS],
+          layout: "rows",
+          ways: 1,
+          offset: 0,
+          bytes: VOCAB * COLS * 4,
+          sources: [],
+        },
       ],
     },
     kvCache: { dtype: "f32", blockSize: 16, numLayers: 2, bytesPerBlock: 4096 },
