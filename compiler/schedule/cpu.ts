@@ -67,7 +67,7 @@ function linear(spec: LinearKernel, isa: Isa): Partial<KernelSchedule> {
   const streams = 4;
   const common = { grid: [units], chunk: streams };
   if (spec.x.dtype === "bf16" && spec.w.dtype === "bf16" && tiles) {
-    return { ...common, skeleton: "linear_amx", blocking: { streams, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 4 } };
+    return { ...common, skeleton: "linear_amx", blocking: { streams, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 2 } };
   }
   if (spec.x.dtype !== "f32" || !["f32", "bf16", "f16"].includes(spec.w.dtype)) {
     throw new UnsupportedError(
