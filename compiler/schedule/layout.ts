@@ -4,6 +4,8 @@
 import { cpuDialects, type Isa } from "../codegen/cpu.ts";
 import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
 import type { BufferValue, KernelSpec, KvValue, TensorValue } from "../kernels/spec.ts";
+import { paddedK as panelK } from "../weights/panel.ts";
+import type { WeightDType } from "../weights/source.ts";
 
 export type BufferLayout = "rows" | "tile16x32";
 export type TensorLayout = "rows" | "panel16";
@@ -28,7 +30,7 @@ export const tensorLayout = (tensor: TensorValue, panels: ReadonlySet<string>): 
   panels.has(tensor.name) ? "panel16" : "rows";
 
 /** K of a weight panel as it is packed: bf16 panels are whole tiles of 32. */
-export const paddedK = (w: TensorValue): number => (w.dtype === "bf16" ? roundUp(w.cols, 32) : w.cols);
+export const paddedK = (w: TensorValue): number => panelK(w.dtype as WeightDType, w.cols);
 
 /** Bytes of one KV block of one layer: [kv head][K | V], each `blockSize` tokens of headDim. */
 export const kvBlockBytes = (kv: KvValue, blockSize: number): number =>
