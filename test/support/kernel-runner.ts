@@ -74,18 +74,6 @@ export function runKernel(
   });
 }
 
-/** ‖a − b‖ / ‖b‖; NaN if either holds one. */
-export function relativeError(a: Float32Array, b: Float32Array): number {
-  if (a.length !== b.length) return Number.NaN;
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < a.length; i++) {
-    difference += (a[i]! - b[i]!) ** 2;
-    norm += b[i]! ** 2;
-  }
-  return norm === 0 ? Math.sqrt(difference) : Math.sqrt(difference / norm);
-}
-
 const operandCount = (spec: KernelSpec): number => ("operands" in spec ? spec.operands.length : 0);
 
 const rowsOf = (b: BufferValue, env: KernelEnvironment): number =>

@@ -3,8 +3,9 @@ import { describe, expect, it } from "vitest";
 import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { KernelSpec } from "../../compiler/kernels/spec.ts";
+import { relativeError } from "../support/closeness.ts";
 import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
-import { type KernelResult, relativeError, runKernel } from "../support/kernel-runner.ts";
+import { type KernelResult, runKernel } from "../support/kernel-runner.ts";
 import {
   attentionSpec,
   copyEnvironment,

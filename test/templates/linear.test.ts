@@ -5,8 +5,9 @@ import { roundBf16 } from "../../compiler/ir/rounding.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { LinearKernel } from "../../compiler/kernels/spec.ts";
+import { relativeError } from "../support/closeness.ts";
 import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
-import { type KernelResult, relativeError, runKernel } from "../support/kernel-runner.ts";
+import { type KernelResult, runKernel } from "../support/kernel-runner.ts";
 import {
   acc,
   add,

@@ -2,8 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { KernelSpec } from "../../compiler/kernels/spec.ts";
+import { relativeError } from "../support/closeness.ts";
 import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
-import { type RunOptions, relativeError, runKernel } from "../support/kernel-runner.ts";
+import { type RunOptions, runKernel } from "../support/kernel-runner.ts";
 import {
   acc,
   add,
