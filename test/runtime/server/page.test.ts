@@ -18,7 +18,7 @@ describe.skipIf(!hasChromium)(`the web chat${hasChromium ? "" : " (skipped: no C
   async function open(options: FakeLlmOptions = {}, serverOptions: { apiKey?: string } = {}) {
     const served = await serveFake(options, serverOptions);
     const page = await browser.newPage({ viewport: { width: 900, height: 700 } });
-    page.setDefaultTimeout(5000);
+    page.setDefaultTimeout(20_000);
     const complaints: string[] = [];
     page.on("pageerror", (error) => complaints.push(String(error)));
     page.on("console", (message) => {
@@ -107,7 +107,7 @@ describe.skipIf(!hasChromium)(`the web chat${hasChromium ? "" : " (skipped: no C
     await page.keyboard.press("Shift+Enter");
     await page.keyboard.type("two");
     await page.keyboard.press("Enter");
-    await page.locator(".user", { hasText: "two" }).waitFor();
+    await until(() => llm.rendered.length === 2, "the second conversation is sent"); // the page shows it before it sends it
     expect(llm.rendered[1]!.messages.at(-1)).toEqual({ role: "user", content: "one\ntwo" });
   });
 

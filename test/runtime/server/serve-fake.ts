@@ -51,9 +51,9 @@ export async function readEvents(response: Response): Promise<unknown[]> {
   });
 }
 
-/** Waits until `holds`, at most two seconds. */
+/** Waits until `holds`, at most ten seconds. */
 export async function until(holds: () => boolean, what: string): Promise<void> {
-  for (const end = performance.now() + 2000; !holds(); ) {
+  for (const end = performance.now() + 10_000; !holds(); ) {
     if (performance.now() > end) throw new Error(`waited in vain until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
