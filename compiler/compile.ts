@@ -28,7 +28,7 @@ import { type KernelTarget, manifestDType, type PlannedProgram, planProgram } fr
 import { scheduleKernel } from "./schedule/cpu.ts";
 import { bufferBytes, bufferLayout, kvBlockBytes, panelTensors, tensorLayout } from "./schedule/layout.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "./schedule/schedule.ts";
-import { parseTarget, type Target } from "./schedule/target.ts";
+import { isaFeatures, parseTarget, type Target } from "./schedule/target.ts";
 import { checkSources, type PackRequest, planWeights } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
 import type { WeightDType, WeightSource } from "./weights/source.ts";
@@ -117,6 +117,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       name,
       model: factsOf(request.config),
       target: request.target,
+      features: isaFeatures(parseTarget(request.target).isa),
       limits,
       provenance,
       weightsPlan: plan,

@@ -8,7 +8,6 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
 import { checkBatch } from "./batch-check.ts";
-import { missingFeatures } from "./cpu-target.ts";
 import { EngineError, ManifestError } from "./errors.ts";
 import { bytesPerBlock, numKvBlocks } from "./kv-cache-size.ts";
 import {
@@ -195,12 +194,12 @@ function wholeNumber(flag: string, value: number, max: number): number {
   throw new EngineError(`${flag} must be a whole number from 1 to ${max}, found ${value}`);
 }
 
-function checkTarget({ target }: Manifest, cpu: CpuFacts): void {
-  const missing = missingFeatures(target, cpu);
-  if (missing === undefined)
+function checkTarget({ target, features }: Manifest, cpu: CpuFacts): void {
+  if (!target.startsWith("cpu:"))
     throw new EngineError(
       `the engine is for ${target}, which this runtime cannot drive: compile the model again with --target native`,
     );
+  const missing = features.filter((feature) => !cpu.features.includes(feature));
   if (missing.length > 0) {
     throw new EngineError(
       `the engine was built for ${target}, but this machine (${cpu.model}) lacks ${missing.join(", ")}: ` +

@@ -163,6 +163,7 @@ const manifest: Reader<Manifest> = record<Manifest>({
   name: text(/^[A-Za-z0-9][\w.-]{0,127}$/, "a name of letters, digits, dots, dashes and underscores"),
   model: facts,
   target: text(/^[a-z][a-z0-9]{0,31}(:[a-z0-9_-]{1,64})?$/, 'a target like "cpu:avx512-amx"'),
+  features: list(text(/^[a-z][a-z0-9_]{0,31}$/, 'a processor feature like "avx512f"'), 0, 64),
   limits,
   provenance: record<Manifest["provenance"]>({
     compiler: label,

@@ -144,6 +144,8 @@ export interface Manifest {
   readonly name: string;
   readonly model: ModelFacts;
   readonly target: string; // "cpu:avx512-amx"
+  /** What the kernels ask of a processor, in the feature names of `cpuFacts`. */
+  readonly features: readonly string[];
   readonly limits: Limits;
   readonly provenance: {
     readonly compiler: string;

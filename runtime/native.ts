@@ -17,7 +17,7 @@ export interface CpuFacts {
   readonly threads: number;
   /** Physical cores among them: hyper-threads of one core share its vector units and its caches. */
   readonly cores: number;
-  /** Instruction sets the kernels ask for, OS support included: "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512_bf16" "avx512_vnni" "amx_tile" "amx_bf16" "amx_int8" "neon" "dotprod" "bf16" "i8mm". */
+  /** Instruction sets the kernels ask for, OS support included: "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vl" "avx512_bf16" "fast_avx512_bf16" "avx512_vnni" "amx_tile" "amx_bf16" "amx_int8" "neon" "dotprod" "bf16" "i8mm". */
   readonly features: readonly string[];
   readonly cacheBytes: { readonly l1d: number; readonly l2: number; readonly l3: number };
 }

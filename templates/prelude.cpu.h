@@ -54,6 +54,12 @@ INGOT_INLINE float float_of(uint32_t bits) {
   return x;
 }
 
+// Zero of its sign where x is subnormal.
+INGOT_INLINE float flushed(float x) {
+  const uint32_t bits = bits_of(x);
+  return (bits & 0x7f800000) == 0 ? float_of(bits & 0x80000000) : x;
+}
+
 INGOT_INLINE float widen(float x) { return x; }
 INGOT_INLINE float widen(bf16 x) { return float_of(uint32_t(x.bits) << 16); }
 INGOT_INLINE float widen(f16 x) {

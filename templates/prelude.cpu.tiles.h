@@ -74,10 +74,6 @@ INGOT_INLINE void tile_store(void* to) {
   memcpy(to, tile_state().tile[kTile], size_t(tile_state().config.rows[kTile]) * 64);
 }
 // Subnormals count as zero, before and after every operation.
-INGOT_INLINE float flushed(float x) {
-  const uint32_t bits = bits_of(x);
-  return (bits & 0x7f800000) == 0 ? float_of(bits & 0x80000000) : x;
-}
 template <int kC, int kA, int kB>
 INGOT_INLINE void tile_dot_bf16() {
   TileState& s = tile_state();

@@ -97,7 +97,7 @@ const cells = [
   ].map(([tokens, context]) => ({ name: `attention T=${tokens} ctx=${context}`, tokens, context })),
 ].filter((c) => !flags.only || c.name.includes(flags.only));
 
-const isas = flags.isa ?? ["avx2", "avx512", "avx512-amx"];
+const isas = flags.isa ?? ["avx2", "avx512", "avx512-bf16", "avx512-amx"];
 const programs = new Map();
 for (const cell of cells) {
   for (const isa of isas) programs.set(`${cell.name} ${isa}`, prepare(cell, isa));

@@ -2,6 +2,7 @@
  * Flags that several verbs share, each with its `INGOT_…` variable; names are vLLM's where vLLM has one.
  */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { knownTargets } from "../schedule/target.ts";
 import { UsageError } from "./exit.ts";
 
 /** A whole number of at least `least`, and of at most `most` where that is given. */
@@ -105,7 +106,7 @@ export interface CompileFlags {
 
 export function addCompileFlags(command: Command): Command {
   const d = defaultCompileFlags();
-  const targets = "native, or cpu:generic | cpu:avx2 | cpu:avx512 | cpu:avx512-amx | cpu:neon";
+  const targets = `native, or ${knownTargets.join(" | ")}`;
   flag(command, "--target <target>", targets, undefined, d.target);
   flag(command, "--dtype <dtype>", "auto (the checkpoint's), float32, bfloat16 or float16", undefined, d.dtype);
   const kvDtypes = "auto (the weights' dtype), float32, bfloat16 or float16";

@@ -4,7 +4,7 @@
 import type { DType } from "../ir/tensor-type.ts";
 
 /** Instruction-set levels that kernels are generated for. */
-export type Isa = "generic" | "avx2" | "avx512" | "avx512-amx" | "neon";
+export type Isa = "generic" | "avx2" | "avx512" | "avx512-bf16" | "avx512-amx" | "neon";
 
 export interface CpuDialect {
   readonly isa: Isa;
@@ -18,11 +18,20 @@ export interface CpuDialect {
   /** Sums of 16 lanes that fit in registers beside weights and a broadcast, and rows of a register block. */
   readonly accumulators: number;
   readonly rowBlock: number;
-  /** Whether there are matrix tiles for bf16. */
-  readonly tiles: boolean;
+  /** How bf16 weights are multiplied: widened to f32, or with bf16 rows as pairs (VDPBF16PS) or tiles (AMX). */
+  readonly bf16: "widened" | "pairs" | "tiles";
 }
 
 const common = ["prelude.cpu.h", "prelude.cpu.math.h"];
+
+/** What every AVX-512 level shares: 32 registers, and these features and flags. */
+const avx512 = {
+  features: ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl"],
+  flags: ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
+  preludeFiles: [...common, "prelude.cpu.avx512.h"],
+  accumulators: 24,
+  rowBlock: 6,
+};
 
 /** Every level, from the most portable to the most able of each processor family. */
 export const cpuDialects: { readonly [K in Isa]: CpuDialect } = {
@@ -34,7 +43,7 @@ export const cpuDialects: { readonly [K in Isa]: CpuDialect } = {
     preludeFiles: [...common, "prelude.cpu.generic.h"],
     accumulators: 2,
     rowBlock: 2,
-    tiles: false,
+    bf16: "widened",
   },
   neon: {
     isa: "neon",
@@ -44,7 +53,7 @@ export const cpuDialects: { readonly [K in Isa]: CpuDialect } = {
     preludeFiles: [...common, "prelude.cpu.neon.h"],
     accumulators: 6,
     rowBlock: 6,
-    tiles: false,
+    bf16: "widened",
   },
   avx2: {
     isa: "avx2",
@@ -54,33 +63,29 @@ export const cpuDialects: { readonly [K in Isa]: CpuDialect } = {
     preludeFiles: [...common, "prelude.cpu.avx2.h"],
     accumulators: 6,
     rowBlock: 6,
-    tiles: false,
+    bf16: "widened",
   },
-  avx512: {
-    isa: "avx512",
-    features: ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl"],
-    flags: ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
-    prelude: "prelude.cpu.avx512.h",
-    preludeFiles: [...common, "prelude.cpu.avx512.h"],
-    accumulators: 24,
-    rowBlock: 6,
-    tiles: false,
+  avx512: { ...avx512, isa: "avx512", prelude: "prelude.cpu.avx512.h", bf16: "widened" },
+  "avx512-bf16": {
+    ...avx512,
+    isa: "avx512-bf16",
+    features: [...avx512.features, "avx512_bf16"],
+    flags: [...avx512.flags, "-mavx512bf16"],
+    prelude: "prelude.cpu.avx512-bf16.h",
+    preludeFiles: [...avx512.preludeFiles, "prelude.cpu.avx512-bf16.h", "prelude.cpu.pairs.h"],
+    bf16: "pairs",
   },
   "avx512-amx": {
+    ...avx512,
     isa: "avx512-amx",
-    features: ["avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "amx_tile", "amx_bf16"],
-    flags: [
-      ...["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"],
-      ...["-mamx-tile", "-mamx-bf16"],
-    ],
+    features: [...avx512.features, "amx_tile", "amx_bf16"],
+    flags: [...avx512.flags, "-mamx-tile", "-mamx-bf16"],
     prelude: "prelude.cpu.avx512-amx.h",
-    preludeFiles: [...common, "prelude.cpu.avx512.h", "prelude.cpu.avx512-amx.h", "prelude.cpu.tiles.h"],
-    accumulators: 24,
-    rowBlock: 6,
-    tiles: true,
+    preludeFiles: [...avx512.preludeFiles, "prelude.cpu.avx512-amx.h", "prelude.cpu.tiles.h"],
+    bf16: "tiles",
   },
 };
 
-/** The dtype a linear wants its input in: bf16 where tiles multiply bf16 weights, else f32. */
+/** The dtype a linear wants its input in: bf16 where bf16 weights are multiplied as they are, else f32. */
 export const linearInputDtype = (isa: Isa, weightDtype: DType): DType =>
-  cpuDialects[isa].tiles && weightDtype === "bf16" ? "bf16" : "f32";
+  cpuDialects[isa].bf16 !== "widened" && weightDtype === "bf16" ? "bf16" : "f32";

@@ -121,6 +121,10 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     }
     return {
       ...common,
+      pairs: s.x.dtype === "bf16",
+      order: s.x.dtype === "bf16" ? "increasing pairs of k, of each the odd k first" : "increasing k",
+      xDtype: s.x.dtype,
+      xType: cppType(s.x.dtype),
       weightDtype: cppType(s.w.dtype),
       paddedK: paddedK(s.w),
       writeAcc: write("16"),

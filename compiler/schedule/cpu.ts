@@ -62,14 +62,16 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
 };
 
 function linear(spec: LinearKernel, isa: Isa): Partial<KernelSchedule> {
-  const { tiles, rowBlock, accumulators } = cpuDialects[isa];
+  const { bf16, rowBlock, accumulators } = cpuDialects[isa];
   const units = Math.ceil(spec.n / 16);
   const streams = 4;
   const common = { grid: [units], chunk: streams };
-  if (spec.x.dtype === "bf16" && spec.w.dtype === "bf16" && tiles) {
+  const bothBf16 = spec.x.dtype === "bf16" && spec.w.dtype === "bf16";
+  if (bothBf16 && bf16 === "tiles") {
     return { ...common, skeleton: "linear_amx", blocking: { streams, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 2 } };
   }
-  if (spec.x.dtype !== "f32" || !["f32", "bf16", "f16"].includes(spec.w.dtype)) {
+  const widens = spec.x.dtype === "f32" && ["f32", "bf16", "f16"].includes(spec.w.dtype);
+  if (!widens && !(bothBf16 && bf16 === "pairs")) {
     throw new UnsupportedError(
       `${spec.name}: a linear of ${spec.x.dtype} rows with ${spec.w.dtype} weights has no kernel on cpu:${isa}; cast its input to f32`,
     );

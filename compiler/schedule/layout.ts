@@ -16,7 +16,7 @@ export const panelTensors = (specs: readonly KernelSpec[]): ReadonlySet<string> 
 
 /** How a buffer lies in the arena: bf16 activations are tiles where tiles multiply them. */
 export const bufferLayout = (isa: Isa, buffer: BufferValue): BufferLayout =>
-  cpuDialects[isa].tiles && buffer.dtype === "bf16" ? "tile16x32" : "rows";
+  cpuDialects[isa].bf16 === "tiles" && buffer.dtype === "bf16" ? "tile16x32" : "rows";
 
 /** Bytes of a buffer at its largest extent, padding of its layout included. */
 export function bufferBytes(isa: Isa, buffer: BufferValue): number {

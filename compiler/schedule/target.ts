@@ -29,10 +29,20 @@ export const isaFeatures = (isa: Isa): readonly string[] => cpuDialects[isa].fea
 export const missingFeatures = (isa: Isa, features: readonly string[]): readonly string[] =>
   isaFeatures(isa).filter((f) => !features.includes(f));
 
-/** The most able level whose features are all present. */
+/** Levels from the fastest down, and features that make one the fastest beyond those it needs. */
+const preference: readonly (readonly [Isa, ...string[]])[] = [
+  ["avx512-amx"],
+  ["avx512-bf16", "fast_avx512_bf16"],
+  ["avx512"],
+  ["avx2"],
+  ["neon"],
+];
+
+/** The fastest level whose features are all present. */
 export function bestIsa(features: readonly string[]): Isa {
-  const preference: readonly Isa[] = ["avx512-amx", "avx512", "avx2", "neon", "generic"];
-  return preference.find((isa) => missingFeatures(isa, features).length === 0) ?? "generic";
+  const fits = ([isa, ...more]: (typeof preference)[number]) =>
+    missingFeatures(isa, features).length === 0 && more.every((f) => features.includes(f));
+  return preference.find(fits)?.[0] ?? "generic";
 }
 
 /** The target string that suits a processor best: what `native` stands for. */

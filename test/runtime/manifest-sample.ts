@@ -24,6 +24,7 @@ export function sampleManifest(): Manifest {
       eosTokenIds: [1, 2],
     },
     target: "cpu:avx512-amx",
+    features: ["avx512f", "amx_tile", "amx_bf16"],
     limits: { maxModelLen: 1024, maxNumSeqs: 8, maxNumBatchedTokens: 256 },
     provenance: {
       compiler: "ingot 0.1.0",

@@ -11,8 +11,7 @@ import { afterAll, vi } from "vitest";
 import { compileModel } from "../../compiler/cli/compile-model.ts";
 import { modelSource } from "../../compiler/cli/model-source.ts";
 import { type CompileFlags, defaultCompileFlags } from "../../compiler/cli/options.ts";
-import { bestTarget } from "../../compiler/schedule/target.ts";
-import { cpuTargets, missingFeatures } from "../../runtime/cpu-target.ts";
+import { bestTarget, knownTargets, missingFeatures, parseTarget } from "../../compiler/schedule/target.ts";
 import { loadNative } from "../../runtime/native.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -34,8 +33,8 @@ export function scratchFolder(name: string): string {
 }
 
 /** CPU targets that this machine can run, least demanding first. */
-export const runnableTargets: readonly string[] = cpuTargets.filter(
-  (target) => missingFeatures(target, loadNative().cpuFacts())?.length === 0,
+export const runnableTargets: readonly string[] = knownTargets.filter(
+  (target) => missingFeatures(parseTarget(target).isa, loadNative().cpuFacts().features).length === 0,
 );
 
 /** What `--target native` chooses here. */

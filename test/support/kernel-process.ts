@@ -30,7 +30,7 @@ const folder = join(tmpdir(), "ingot-kernel-runner");
 export const fullSweep = process.env.INGOT_TEST_FULL === "1";
 
 /**
- * What kernels are tested on here: every level this processor runs, and the tile twin over plain C++. The short test run leaves
+ * What kernels are tested on here: every level this processor runs, and the twins over plain C++. The short test run leaves
  * out the levels between the plainest and the most able; the full one (INGOT_TEST_FULL=1) adds NEON under emulation.
  */
 export function runners(full = fullSweep): Runner[] {
@@ -39,22 +39,25 @@ export function runners(full = fullSweep): Runner[] {
   const native = (Object.keys(cpuDialects) as Isa[])
     .filter((isa) => missingFeatures(isa, features).length === 0 && familyOf(isa, compiler))
     .map((isa): Runner => ({ name: isa, isa, dialect: cpuDialects[isa], compiler, emulator: [], extraFlags: [] }));
-  const twin = tileTwin(compiler);
-  if (!full) return [...new Set([native[0] as Runner, native.at(-1) as Runner, twin])];
+  const twins = [
+    twin("pair twin", "avx512-bf16", "prelude.cpu.pairs.h", "INGOT_PAIR_TWIN", compiler),
+    twin("tile twin", "avx512-amx", "prelude.cpu.tiles.h", "INGOT_TILE_TWIN", compiler),
+  ];
+  if (!full) return [...new Set([native[0] as Runner, native.at(-1) as Runner, ...twins])];
   const neon = native.some((r) => r.isa === "neon") ? null : emulatedNeon();
   if (!neon && process.arch !== "arm64")
     console.log("NEON kernels are not run: qemu-user-static or g++-aarch64-linux-gnu is not installed");
-  return [...native, twin, ...(neon ? [neon] : [])];
+  return [...native, ...twins, ...(neon ? [neon] : [])];
 }
 
-/** The AMX kernels over plain C++ lanes and the twin of the tile instructions: any machine. */
-function tileTwin(compiler: Compiler): Runner {
+/** A level's kernels over plain C++ lanes and the twin of its own instructions in `prelude`: any machine. */
+function twin(name: string, isa: Isa, prelude: string, define: string, compiler: Compiler): Runner {
   const dialect: CpuDialect = {
-    ...cpuDialects["avx512-amx"],
+    ...cpuDialects[isa],
     prelude: "twin.h",
-    preludeFiles: [...cpuDialects.generic.preludeFiles, "prelude.cpu.tiles.h"],
+    preludeFiles: [...cpuDialects.generic.preludeFiles, prelude],
   };
-  return { name: "tile twin", isa: "avx512-amx", dialect, compiler, emulator: [], extraFlags: ["-DINGOT_TILE_TWIN"] };
+  return { name, isa, dialect, compiler, emulator: [], extraFlags: [`-D${define}`] };
 }
 
 function emulatedNeon(): Runner | null {
@@ -118,7 +121,7 @@ export function buildProgram(runner: Runner, name: string, source: string): stri
   const flags = [...compileFlags(runner.compiler, runner.dialect.isa), ...runner.extraFlags];
   const files = [
     ...librarySources(runner.dialect).filter((f) => f.name.endsWith(".h")),
-    { name: "twin.h", text: '#include "prelude.cpu.generic.h"\n#include "prelude.cpu.tiles.h"\n' },
+    { name: "twin.h", text: `#include "${cpuDialects.generic.prelude}"\n#include "${runner.dialect.preludeFiles.at(-1)}"\n` },
     { name: "kernel.cpp", text: source },
   ];
   const warnings = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-missing-field-initializers"];

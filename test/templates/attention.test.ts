@@ -41,8 +41,8 @@ function compare(
   return { result: result!, out: reference.buffers.get("out")!, reference };
 }
 
-// The tile twin adds nothing here but the layout of the output.
-describe.each(runners().filter((r) => fullSweep || r.name !== "tile twin"))("attention on $name", (runner) => {
+// The twins add nothing here but the layout of the output.
+describe.each(runners().filter((r) => fullSweep || !r.name.includes("twin")))("attention on $name", (runner) => {
   it.each([
     { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
     { heads: 3, kvHeads: 1, headDim: 48, norm: false, half: 8, style: "interleaved", dtype: "f16" },

@@ -104,12 +104,15 @@ describe.each(runners())("linear on $name", (runner) => {
   });
 });
 
-const hardware = runners().find((r) => r.name === "avx512-amx");
-const twin = runners().find((r) => r.name === "tile twin") as Runner;
+describe.each([
+  ["tile twin", "avx512-amx"],
+  ["pair twin", "avx512-bf16"],
+] as const)("the %s", (name, isa) => {
+  const hardware = runners(true).find((r) => r.name === isa);
+  const twin = runners().find((r) => r.name === name) as Runner;
 
-describe("the tile twin", () => {
-  it.skipIf(!hardware)("computes the bits the tile instructions compute, subnormals and overflows included", () => {
-    const spec = linearSpec({ n: 48, k: 256, x: "bf16" });
+  it.skipIf(!hardware)(`computes the bits cpu:${isa} computes, subnormals and overflows included`, () => {
+    const spec = linearSpec({ n: 48, k: 257, x: "bf16" });
     const random = randomSource(seed);
     const env = randomEnvironment(spec, random, { rows: 21 });
     // Magnitudes from far below the smallest normal number to the largest.

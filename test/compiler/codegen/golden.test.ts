@@ -30,6 +30,7 @@ const kernels: readonly [Isa, KernelSpec][] = [
       name: "linear_bf16_1024x3072__add",
     },
   ],
+  ["avx512-bf16", { ...linearSpec({ n: 1024, k: 2048, x: x("avx512-bf16") }), name: "linear_bf16_1024x2048" }],
   [
     "avx2",
     {

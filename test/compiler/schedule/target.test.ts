@@ -15,7 +15,7 @@ describe("targets", () => {
     for (const text of ["cpu:avx1024", "cpu", "avx2", "cuda:sm_90a", "cpu:toString", ""]) {
       expect(() => parseTarget(text)).toThrow(CompileError);
       expect(() => parseTarget(text)).toThrow(
-        `target ${JSON.stringify(text)} is not known; the targets are cpu:generic, cpu:neon, cpu:avx2, cpu:avx512, cpu:avx512-amx and native`,
+        `target ${JSON.stringify(text)} is not known; the targets are cpu:generic, cpu:neon, cpu:avx2, cpu:avx512, cpu:avx512-bf16, cpu:avx512-amx and native`,
       );
     }
   });
@@ -25,13 +25,19 @@ describe("targets", () => {
     expect(bestIsa(["neon", "dotprod"])).toBe("neon");
     expect(bestIsa(["avx2", "f16c"])).toBe("generic");
     expect(bestIsa(avx512)).toBe("avx512");
-    expect(bestTarget({ features: [...avx512, "amx_tile", "amx_bf16"] })).toBe("cpu:avx512-amx");
+    expect(bestIsa([...avx512, "avx512_bf16"])).toBe("avx512");
+    expect(bestIsa([...avx512, "avx512_bf16", "fast_avx512_bf16"])).toBe("avx512-bf16");
+    expect(bestTarget({ features: [...avx512, "avx512_bf16", "amx_tile", "amx_bf16"] })).toBe("cpu:avx512-amx");
     expect(missingFeatures("avx512-amx", avx512)).toEqual(["amx_tile", "amx_bf16"]);
   });
 });
 
 describe("schedules", () => {
-  it("take tiles for bf16 weights only, and say what a linear without a kernel needs", () => {
+  it("take tiles or pairs for bf16 weights only, and say what a linear without a kernel needs", () => {
+    expect(scheduleKernel(linearSpec({ n: 32, k: 32, x: "bf16" }), "avx512-bf16").skeleton).toBe("linear");
+    expect(() => scheduleKernel(linearSpec({ n: 32, k: 32, weights: "f16", x: "bf16" }), "avx512-bf16")).toThrow(
+      UnsupportedError,
+    );
     expect(scheduleKernel(linearSpec({ n: 32, k: 32, x: "bf16" }), "avx512-amx").skeleton).toBe("linear_amx");
     expect(scheduleKernel(linearSpec({ n: 32, k: 32, weights: "f16" }), "avx512-amx").skeleton).toBe("linear");
     expect(() => scheduleKernel(linearSpec({ n: 32, k: 32, x: "bf16" }), "avx2")).toThrow(UnsupportedError);

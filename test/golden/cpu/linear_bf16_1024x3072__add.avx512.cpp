@@ -4,14 +4,15 @@
 //
 // Grid: a unit is an output panel of 16 columns, 64 in all. Ranges start at multiples of 4: so many panels are walked side
 // by side, because a core reads several streams faster than one. A unit owns its columns in every row.
-// Each sum is one chain of fused multiply-adds in increasing k, however many rows there are: a row's result does not
-// depend on the rows beside it.
+// Each sum is one chain of fused multiply-adds in increasing k,
+// however many rows there are: a row's result does not depend on the rows beside it.
 #include "prelude.cpu.avx512.h"
 
 using namespace ingot;
 
 namespace {
 
+typedef float input;
 typedef bf16 weight;
 
 constexpr int64_t kK = 3072;
@@ -43,7 +44,7 @@ INGOT_INLINE void write(const Slots& slots, int64_t row, int64_t col, f32x16 acc
 constexpr int panels_for(int rows) { return kAccumulators >= 4 * rows ? 4 : kAccumulators >= 2 * rows ? 2 : 1; }
 
 template <bool kOdd, int R, int P>
-INGOT_INLINE void accumulate_k(const float* x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
+INGOT_INLINE void accumulate_k(const input* x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
   f32x16 w[P];
   INGOT_UNROLL for (int p = 0; p < P; ++p) { w[p] = panel_row<kOdd>(panels[p], k); }
   INGOT_UNROLL for (int r = 0; r < R; ++r) {
@@ -52,9 +53,16 @@ INGOT_INLINE void accumulate_k(const float* x, const weight* const* panels, int6
   }
 }
 
+// acc[r][p] += x[r, k] · panels[p][k] + x[r, k + 1] · panels[p][k + 1], k even; without kWhole there is no k + 1.
+template <bool kWhole, int R, int P>
+INGOT_INLINE void accumulate_pair(const input* x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
+  accumulate_k<false>(x, panels, k, acc);
+  if (kWhole) accumulate_k<true>(x, panels, k + 1, acc);
+}
+
 // c[r][p] += Σ_k x[r, k] · panels[p][k] over k0 ≤ k < k1, k0 even.
 template <int R, int P>
-void accumulate(const float* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
+void accumulate(const input* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
   f32x16 acc[R][P];
   INGOT_UNROLL for (int r = 0; r < R; ++r) {
     INGOT_UNROLL for (int p = 0; p < P; ++p) { acc[r][p] = k0 == 0 ? zero() : load(c + (r * kPanels + p) * 16); }
@@ -71,10 +79,9 @@ void accumulate(const float* x, const weight* const* panels, int64_t k0, int64_t
       prefetch(stream[p] + k * 16 + ahead);
       if (sizeof(weight) == 4) prefetch(stream[p] + k * 16 + ahead + 16);
     }
-    accumulate_k<false>(x, stream, k, acc);
-    accumulate_k<true>(x, stream, k + 1, acc);
+    accumulate_pair<true>(x, stream, k, acc);
   }
-  if (k < k1) accumulate_k<false>(x, stream, k, acc);
+  if (k < k1) accumulate_pair<false>(x, stream, k, acc);
   INGOT_UNROLL for (int r = 0; r < R; ++r) {
     INGOT_UNROLL for (int p = 0; p < P; ++p) { store(c + (r * kPanels + p) * 16, acc[r][p]); }
   }
@@ -82,7 +89,7 @@ void accumulate(const float* x, const weight* const* panels, int64_t k0, int64_t
 
 // The same for up to R rows and all panels.
 template <int R>
-void accumulate_rows(int64_t rows, const float* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
+void accumulate_rows(int64_t rows, const input* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
   if constexpr (R > 1) {
     if (rows < R) return accumulate_rows<R - 1>(rows, x, panels, k0, k1, c);
   }
@@ -94,7 +101,7 @@ void accumulate_rows(int64_t rows, const float* x, const weight* const* panels, 
 
 INGOT_KERNEL void linear_bf16_1024x3072__add(const IngotLaunch* launch, int64_t begin, int64_t end) {
   const Slots slots(launch);
-  const float* x = (const float*)launch->args[0];
+  const input* x = (const input*)launch->args[0];
   const weight* w = (const weight*)launch->args[1];
   float* c = (float*)launch->scratch;  // [kRowsPerPass][kPanels][16]
   const int64_t rows = launch->dims[kTokens];

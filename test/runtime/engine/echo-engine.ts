@@ -87,6 +87,7 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
       eosTokenIds: [],
     },
     target: "cpu:generic",
+    features: [],
     limits: { maxModelLen: 128, maxNumSeqs: 4, maxNumBatchedTokens: MAX_TOKENS },
     provenance: { compiler: "test", checkpoint: "random:0", options: {} },
     weights: {

@@ -1,0 +1,120 @@
+// linear_bf16_1024x2048
+// acc[t, j] = Σ_k x[t, k] · w[j, k];  out[t, j] = acc
+// x (T, 2048) bf16, w (1024, 2048) bf16 as panel16, out (T, 1024) f32
+//
+// Grid: a unit is an output panel of 16 columns, 64 in all. Ranges start at multiples of 4: so many panels are walked side
+// by side, because a core reads several streams faster than one. A unit owns its columns in every row.
+// Each sum is one chain of fused multiply-adds in increasing pairs of k, of each the odd k first,
+// however many rows there are: a row's result does not depend on the rows beside it.
+#include "prelude.cpu.avx512-bf16.h"
+
+using namespace ingot;
+
+namespace {
+
+typedef bf16 input;
+typedef bf16 weight;
+
+constexpr int64_t kK = 2048;
+constexpr int64_t kPanelSize = 2048 * 16;  // elements of one weight panel
+constexpr int64_t kWays = 1;  // weight panels of one output panel, side by side
+constexpr int64_t kStreams = 4;
+constexpr int64_t kPanels = kStreams * kWays;
+constexpr int kRows = 6;  // rows held in registers at once
+constexpr int kAccumulators = 24;  // sums of 16 lanes held in registers at once
+constexpr int64_t kRowsPerPass = 96;
+constexpr int64_t kBlockK = 512;  // a weight block of kPanels × kBlockK is read from cache by all rows of a pass
+constexpr int64_t kAhead = 2048 / (16 * sizeof(weight));  // k of each stream requested ahead of use, even
+
+// What is read and written around the sums.
+struct Slots {
+  float* out;  // (T, 1024) f32
+  explicit Slots(const IngotLaunch* launch)
+      : out((float*)launch->args[2]) {}
+};
+
+// out[row, col … col + 15] = acc
+INGOT_INLINE void write(const Slots& slots, int64_t row, int64_t col, f32x16 acc) {
+  store(slots.out + rows_at<1024>(row, col), acc);
+}
+
+constexpr int panels_for(int rows) { return kAccumulators >= 4 * rows ? 4 : kAccumulators >= 2 * rows ? 2 : 1; }
+
+// acc[r][p] += x[r, k] · panels[p][k] + x[r, k + 1] · panels[p][k + 1], k even; without kWhole there is no k + 1.
+template <bool kWhole, int R, int P>
+INGOT_INLINE void accumulate_pair(const input* x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
+  bf16x32 w[P];
+  INGOT_UNROLL for (int p = 0; p < P; ++p) { w[p] = load_pairs(panels[p] + k * 16); }
+  INGOT_UNROLL for (int r = 0; r < R; ++r) {
+    const bf16x32 xk = kWhole ? splat_pair(x + r * kK + k) : splat_single(x[r * kK + k]);
+    INGOT_UNROLL for (int p = 0; p < P; ++p) { acc[r][p] = dot_pairs(xk, w[p], acc[r][p]); }
+  }
+}
+
+// c[r][p] += Σ_k x[r, k] · panels[p][k] over k0 ≤ k < k1, k0 even.
+template <int R, int P>
+void accumulate(const input* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
+  f32x16 acc[R][P];
+  INGOT_UNROLL for (int r = 0; r < R; ++r) {
+    INGOT_UNROLL for (int p = 0; p < P; ++p) { acc[r][p] = k0 == 0 ? zero() : load(c + (r * kPanels + p) * 16); }
+  }
+  const weight* stream[P];
+  INGOT_UNROLL for (int p = 0; p < P; ++p) { stream[p] = panels[p]; }
+  // Near its end a stream requests the panel it will walk next, P panels further.
+  constexpr int64_t kTurn = (kK - kAhead) / 2 * 2;
+  int64_t ahead = kAhead * 16 + (k0 > kTurn ? (P - 1) * kPanelSize : 0);
+  int64_t k = k0;
+  for (; k + 2 <= k1; k += 2) {
+    if (k == kTurn) ahead += (P - 1) * kPanelSize;
+    INGOT_UNROLL for (int p = 0; p < P; ++p) {
+      prefetch(stream[p] + k * 16 + ahead);
+      if (sizeof(weight) == 4) prefetch(stream[p] + k * 16 + ahead + 16);
+    }
+    accumulate_pair<true>(x, stream, k, acc);
+  }
+  if (k < k1) accumulate_pair<false>(x, stream, k, acc);
+  INGOT_UNROLL for (int r = 0; r < R; ++r) {
+    INGOT_UNROLL for (int p = 0; p < P; ++p) { store(c + (r * kPanels + p) * 16, acc[r][p]); }
+  }
+}
+
+// The same for up to R rows and all panels.
+template <int R>
+void accumulate_rows(int64_t rows, const input* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
+  if constexpr (R > 1) {
+    if (rows < R) return accumulate_rows<R - 1>(rows, x, panels, k0, k1, c);
+  }
+  constexpr int P = panels_for(R);
+  for (int64_t p = 0; p < kPanels; p += P) accumulate<R, P>(x, panels + p, k0, k1, c + p * 16);
+}
+
+}  // namespace
+
+INGOT_KERNEL void linear_bf16_1024x2048(const IngotLaunch* launch, int64_t begin, int64_t end) {
+  const Slots slots(launch);
+  const input* x = (const input*)launch->args[0];
+  const weight* w = (const weight*)launch->args[1];
+  float* c = (float*)launch->scratch;  // [kRowsPerPass][kPanels][16]
+  const int64_t rows = launch->dims[kTokens];
+  for (int64_t unit = begin; unit < end; unit += kStreams) {
+    const int64_t units = min_of(kStreams, end - unit);
+    const weight* panels[kPanels];  // past the range the last one again: computed, not written
+    for (int64_t p = 0; p < kPanels; ++p) panels[p] = w + min_of(unit * kWays + p, end * kWays - 1) * kPanelSize;
+    for (int64_t row0 = 0; row0 < rows; row0 += kRowsPerPass) {
+      const int64_t pass = min_of(kRowsPerPass, rows - row0);
+      const int64_t block_k = pass <= kRows ? kK : kBlockK;
+      for (int64_t k0 = 0; k0 < kK; k0 += block_k) {
+        for (int64_t row = 0; row < pass; row += kRows) {
+          accumulate_rows<kRows>(pass - row, x + (row0 + row) * kK, panels, k0, min_of(k0 + block_k, kK),
+                                 c + row * kPanels * 16);
+        }
+      }
+      for (int64_t row = 0; row < pass; ++row) {
+        for (int64_t u = 0; u < units; ++u) {
+          const float* acc = c + (row * kPanels + u * kWays) * 16;
+          write(slots, row0 + row, (unit + u) * 16, load(acc));
+        }
+      }
+    }
+  }
+}
