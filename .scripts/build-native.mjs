@@ -14,7 +14,9 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const JOBS = 2;
 
 const WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"];
-const COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-pthread", "-DNAPI_CPP_EXCEPTIONS", ...WARNINGS];
+// A promise settled in an environment that is being torn down can throw into nobody's hands: it is dropped, not the process.
+const NO_THROW_AT_EXIT = "-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS";
+const COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-pthread", "-DNAPI_CPP_EXCEPTIONS", NO_THROW_AT_EXIT, ...WARNINGS];
 const VARIANTS = {
   release: { output: "ingot.node", compile: ["-O2", "-DNDEBUG"], link: [] },
   sanitize: {

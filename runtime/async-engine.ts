@@ -44,7 +44,6 @@ export class AsyncEngine {
   readonly #active = new Map<OutputStream, ActiveRequest>();
   readonly #bySequence = new Map<Sequence, { readonly active: ActiveRequest; readonly completion: Completion }>();
   readonly #forwards = new Map<Sequence, ForwardPass>();
-  /** Why nothing is accepted any more: the device failed, or the engine was closed. */
   #failure: Error | undefined;
   #isDraining = false;
   #loop: Promise<void> | undefined;
@@ -107,6 +106,11 @@ export class AsyncEngine {
       this.#scheduler.addForward(sequence);
       this.#kick();
     });
+  }
+
+  /** Why nothing is accepted any more: the device failed, or the engine was closed; undefined while it serves. */
+  get failure(): Error | undefined {
+    return this.#failure;
   }
 
   /** Counters since the start and gauges of now. */
@@ -276,6 +280,7 @@ export class AsyncEngine {
         if (this.#scheduler.isIdle) return;
         const began = performance.now();
         const step = this.#schedule();
+        for (const sequence of step.seqs) sequence.startedMs ??= began;
         const batch = this.#builder.build(step);
         const taps = step.isForward ? this.#forwards.get(step.seqs[0]!)!.taps : undefined;
         const result = await this.#device.step(batch, taps);
@@ -335,11 +340,17 @@ export class AsyncEngine {
     this.#scheduler.update(step, result.tokenIds);
     const pass = this.#forwards.get(sequence);
     if (pass === undefined) return; // the engine was closed meanwhile
-    pass.take(step.starts[0]!, step.numTokens[0]!, result);
-    if (sequence.numUncomputedTokens > 0) return;
+    let failure: unknown;
+    try {
+      pass.take(step.starts[0]!, step.numTokens[0]!, result);
+    } catch (error) {
+      failure = error; // its own arrays are too large, or the program lacks a tap: nobody else's matter
+    }
+    if (failure === undefined && sequence.numUncomputedTokens > 0) return;
     this.#scheduler.finish(sequence);
     this.#forwards.delete(sequence);
-    pass.resolve();
+    if (failure === undefined) pass.resolve();
+    else pass.reject(failure);
   }
 
   /** After a failure nothing is known of the device's state: every request ends with the error, and later ones get it too. */

@@ -99,6 +99,7 @@ export class Completion {
       finishReason: this.#finishReason,
       stopReason: this.#stopReason,
       numCachedTokens: this.sequence.numCachedTokens ?? 0,
+      startedMs: this.sequence.startedMs ?? null,
     };
     this.#text = "";
     this.#tokenIds = [];

@@ -2,7 +2,7 @@
  * A scoring pass in progress: gathers what its chunks' steps hand out into whole arrays.
  */
 import type { StepResult } from "./batch.ts";
-import { EngineError } from "./errors.ts";
+import { EngineError, RequestError } from "./errors.ts";
 
 export interface ForwardResult {
   readonly logits: Float32Array; // (T, vocab)
@@ -34,7 +34,10 @@ export class ForwardPass {
     this.#settle = settle;
   }
 
-  /** Copies the rows of tokens `start` … `start + count` − 1. @throws EngineError when the device did not give what was asked for. */
+  /**
+   * Copies the rows of tokens `start` … `start + count` − 1.
+   * @throws RequestError 400 when there is no memory for all rows; EngineError when the device did not give what was asked for.
+   */
   take(start: number, count: number, result: StepResult): void {
     for (const name of this.taps) {
       const rows = result.taps.get(name);
@@ -45,7 +48,7 @@ export class ForwardPass {
       }
       let whole = this.#arrays.get(name);
       if (whole === undefined) {
-        whole = new Float32Array(this.#numTokens * width);
+        whole = allocate(name, this.#numTokens, width);
         this.#arrays.set(name, whole);
       }
       whole.set(rows, start * width);
@@ -59,5 +62,14 @@ export class ForwardPass {
 
   reject(error: unknown): void {
     this.#settle.reject(error);
+  }
+}
+
+function allocate(name: string, numTokens: number, width: number): Float32Array {
+  try {
+    return new Float32Array(numTokens * width);
+  } catch (cause) {
+    const message = `${name} of ${numTokens} tokens are ${numTokens * width} numbers, more than fit in one array here: score fewer tokens at a time`;
+    throw new RequestError(400, message, { param: "tokenIds", cause });
   }
 }

@@ -97,23 +97,7 @@ export class LLM {
    * @throws ManifestError when the folder's files are missing or damaged; EngineError when it cannot run here as asked.
    */
   static async load(path: string, options: LLMOptions = {}): Promise<LLM> {
-    const folder = options.resolve === undefined ? path : await options.resolve(path);
-    const generationConfig = loadGenerationConfig(folder);
-    const hasTokenizer = existsSync(join(folder, "tokenizer.json"));
-    const tokenizer = hasTokenizer ? await Tokenizer.load(folder) : undefined;
-    const chatTemplate = await ChatTemplate.load(folder);
-    const engine = Engine.load(folder, options); // last: nothing to give back when the rest fails
-    const { name, model } = engine.manifest;
-    return new LLM({
-      device: engine,
-      name,
-      model,
-      eosTokenIds: [...new Set([...model.eosTokenIds, ...generationConfig.eosTokenIds])],
-      tokenizer,
-      chatTemplate,
-      defaultParams: (options.useGenerationConfig ?? true) ? generationConfig.params : {},
-      enablePrefixCaching: options.enablePrefixCaching,
-    });
+    return new LLM(await loadParts(path, options));
   }
 
   /** @throws RequestError 400 when the engine has none. */
@@ -227,6 +211,27 @@ export class LLM {
   #encodeChat(rendered: string): readonly number[] {
     return this.tokenizer.encode(rendered, { addSpecialTokens: false });
   }
+}
+
+/** Loads what an `LLM` is put together of. @throws as `LLM.load` does. */
+export async function loadParts(path: string, options: LLMOptions = {}): Promise<LLMParts> {
+  const folder = options.resolve === undefined ? path : await options.resolve(path);
+  const generationConfig = loadGenerationConfig(folder);
+  const hasTokenizer = existsSync(join(folder, "tokenizer.json"));
+  const tokenizer = hasTokenizer ? await Tokenizer.load(folder) : undefined;
+  const chatTemplate = await ChatTemplate.load(folder);
+  const engine = Engine.load(folder, options); // last: nothing to give back when the rest fails
+  const { name, model } = engine.manifest;
+  return {
+    device: engine,
+    name,
+    model,
+    eosTokenIds: [...new Set([...model.eosTokenIds, ...generationConfig.eosTokenIds])],
+    tokenizer,
+    chatTemplate,
+    defaultParams: (options.useGenerationConfig ?? true) ? generationConfig.params : {},
+    enablePrefixCaching: options.enablePrefixCaching,
+  };
 }
 
 function asList(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {

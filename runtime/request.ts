@@ -34,6 +34,8 @@ export interface OutputDelta {
   readonly stopReason: string | number | null;
   /** Prompt tokens found in the prefix cache; known from the first delta on. */
   readonly numCachedTokens: number;
+  /** When its first step was scheduled, of `performance.now()`; null when it ended before. */
+  readonly startedMs: number | null;
 }
 
 /** One finished completion. */

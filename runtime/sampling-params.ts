@@ -103,7 +103,7 @@ const CHECKS: { readonly [K in keyof SamplingParams]: Check } = {
   topK: integer(0, 2 ** 31 - 1),
   topP: real((x) => x > 0 && x <= 1, "above 0 and up to 1"),
   minP: real((x) => x >= 0 && x <= 1, "from 0 to 1"),
-  repetitionPenalty: real((x) => x > 0, "above 0 (1 is off)"),
+  repetitionPenalty: real((x) => x >= 0.01 && x <= 100, "from 0.01 to 100 (1 is off)"),
   presencePenalty: real((x) => x >= -2 && x <= 2, "from -2 to 2"),
   frequencyPenalty: real((x) => x >= -2 && x <= 2, "from -2 to 2"),
   seed: orNull(integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)),

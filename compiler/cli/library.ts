@@ -5,7 +5,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { LLM as EngineLLM, type LLMOptions } from "../../runtime/llm.ts";
+import { LLM as EngineLLM, type LLMOptions, loadParts } from "../../runtime/llm.ts";
 
 export { EngineError, ManifestError, RequestError } from "../../runtime/errors.ts";
 export type { ChatOptions, LLMOptions, Prompt, RequestOptions } from "../../runtime/llm.ts";
@@ -15,8 +15,8 @@ export type { SamplingParams } from "../../runtime/sampling-params.ts";
 /** A loaded language model; see `runtime/llm.ts` for its methods. */
 export class LLM extends EngineLLM {
   /** Loads an engine, or compiles a model folder on first use. Throws as the compiler and `runtime/llm.ts` do. */
-  static override load(path: string, options: LLMOptions = {}): Promise<EngineLLM> {
-    return EngineLLM.load(path, { resolve: compileOnFirstUse, ...options });
+  static override async load(path: string, options: LLMOptions = {}): Promise<LLM> {
+    return new LLM(await loadParts(path, { resolve: compileOnFirstUse, ...options }));
   }
 }
 

@@ -53,7 +53,8 @@ export function flag<T>(
   fallback?: T,
 ): Command {
   const option = new Option(flags, description);
-  option.env(variableOf(option));
+  const name = variableOf(option);
+  if (process.env[name] !== "") option.env(name); // what is set to nothing counts as unset
   if (parse) option.argParser(parse);
   if (fallback !== undefined) option.default(fallback);
   return command.addOption(option);
@@ -112,8 +113,8 @@ export function addCompileFlags(command: Command): Command {
   const kvDtypes = "auto (the weights' dtype), float32, bfloat16 or float16";
   flag(command, "--kv-cache-dtype <dtype>", kvDtypes, undefined, d.kvCacheDtype);
   flag(command, "--max-model-len <tokens>", "longest context; default: what the model says", integer(1));
-  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1), d.maxNumSeqs);
-  flag(command, "--max-num-batched-tokens <n>", "most tokens in one step", integer(1), d.maxNumBatchedTokens);
+  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1, 65_536), d.maxNumSeqs);
+  flag(command, "--max-num-batched-tokens <n>", "most tokens in one step", integer(1, 4_194_304), d.maxNumBatchedTokens);
   flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, d.weights);
   flag(command, "--weights-seed <n>", "seed of random weights", integer(0), d.weightsSeed);
   flag(command, "--layers <n>", "keep only the first n layers (for experiments)", integer(1));
@@ -125,13 +126,15 @@ export interface LoadFlags {
   readonly threads?: number;
   readonly kvCacheMemory?: number;
   readonly memoryUtilization: number;
-  readonly enablePrefixCaching: boolean;
+  /** Default true. */
+  readonly enablePrefixCaching?: boolean;
 }
 
 export function addLoadFlags(command: Command): Command {
   flag(command, "--threads <n>", "threads that compute; default: one a physical core", integer(1));
   flag(command, "--kv-cache-memory <size>", "memory for the KV cache, such as 4GiB; default: from free memory", byteSize);
   flag(command, "--memory-utilization <share>", "share of free memory the KV cache may take", between(0.01, 1), 0.9);
+  toggle(command, "--enable-prefix-caching", "reuse what was computed of equal beginnings: on by default");
   toggle(command, "--no-enable-prefix-caching", "compute every prompt from its first token");
   toggle(command, "--batch-invariant", "the same tokens whatever else is in the batch: always on");
   return command;

@@ -17,11 +17,17 @@ export function serverModel(llm: LLM, manifest: Manifest): ServerModel {
       return llm.tokenizer;
     },
     defaultParams: llm.defaultParams,
+    get failure() {
+      return llm.engine.failure;
+    },
     renderChat({ messages, addGenerationPrompt, templateKwargs }) {
       if (!chatTemplate) throw new RequestError(400, "this model has no chat template; use /v1/completions");
       return chatTemplate.render({ messages, addGenerationPrompt, templateKwargs });
     },
-    generate: (request) => llm.engine.generate(request),
+    generate: (request) => {
+      if (request.params.stop.length > 0) llm.tokenizer; // stop strings need text
+      return llm.engine.generate(request);
+    },
     stats: () => llm.engine.stats(),
   };
 }

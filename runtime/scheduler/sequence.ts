@@ -19,6 +19,8 @@ export class Sequence {
   /** Order of arrival; given by the scheduler. */
   arrival = 0;
   status: SequenceStatus = "waiting";
+  /** When its first step was scheduled, of `performance.now()`. */
+  startedMs: number | undefined;
   readonly sampling: SamplingState | undefined;
   readonly cacheSalt: string;
 

@@ -7,6 +7,7 @@ import { EventStream } from "./event-stream.ts";
 import { type Exchange, sendJson } from "./exchange.ts";
 import { checkModel, type Generation } from "./generation.ts";
 import { type ChatTokenLogprob, chatLogprobs, textLogprobs } from "./logprobs.ts";
+import { inWireNames } from "./sampling-fields.ts";
 import type { ServerContext } from "./server-context.ts";
 
 interface ChatChoice {
@@ -22,7 +23,9 @@ export async function chatCompletions(context: ServerContext, exchange: Exchange
   const { llm, modelName } = context;
   const request = parseChatRequest(await context.readJson(exchange), llm.defaultParams);
   checkModel(request.model, modelName);
-  const prompt = llm.tokenizer.encode(llm.renderChat(request.render), { addSpecialTokens: request.addSpecialTokens });
+  const wireNames = { ...request.wireNames, prompt: "messages" };
+  const text = llm.renderChat(request.render);
+  const prompt = inWireNames(wireNames, () => context.encodePrompt(text, request.addSpecialTokens));
   const head = {
     id: `chatcmpl-${exchange.requestId}`,
     object: request.stream.isStreamed ? "chat.completion.chunk" : "chat.completion",
@@ -30,7 +33,6 @@ export async function chatCompletions(context: ServerContext, exchange: Exchange
     model: modelName,
     system_fingerprint: context.fingerprint,
   };
-  const wireNames = { ...request.wireNames, prompt: "messages" };
   await context.generate(
     exchange,
     { id: head.id, prompts: [prompt], sampling: { ...request, wireNames }, cacheSalt: request.cacheSalt, startMs },

@@ -34,7 +34,12 @@ const message = z.discriminatedUnion("role", [
   }),
 ]);
 
-const messages = z.array(message).min(1);
+/** More do not fit in any context, and checking and rendering them takes its time. */
+const MAX_MESSAGES = 16_384;
+const messages = z
+  .array(z.unknown())
+  .max(MAX_MESSAGES, { error: `at most ${MAX_MESSAGES} messages` })
+  .pipe(z.array(message).min(1));
 
 /** What decides how messages become a prompt. */
 export const renderShape = {

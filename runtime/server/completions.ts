@@ -23,7 +23,7 @@ export async function completions(context: ServerContext, exchange: Exchange): P
   checkModel(request.model, modelName);
   const { addSpecialTokens } = request;
   const prompts = request.prompts.map((prompt) =>
-    typeof prompt === "string" ? llm.tokenizer.encode(prompt, { addSpecialTokens }) : prompt,
+    typeof prompt === "string" ? context.encodePrompt(prompt, addSpecialTokens) : prompt,
   );
   const head = {
     id: `cmpl-${exchange.requestId}`,

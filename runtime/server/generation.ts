@@ -118,7 +118,7 @@ export class Generation {
         if (delta.index === 0) run.cachedTokens ??= delta.numCachedTokens;
         this.#completionTokens += delta.tokenIds.length;
         const clock = run.clocks[delta.index]!;
-        clock.tokens(delta.tokenIds.length);
+        clock.tokens(delta.tokenIds.length, delta.startedMs);
         if (delta.finishReason === "abort") throw new EngineError("the engine stopped before the answer was complete");
         if (delta.finishReason !== null) clock.end(delta.finishReason);
         await onDelta(firstChoice + delta.index, delta, run.params);

@@ -7,9 +7,17 @@ import { RequestError } from "../errors.ts";
 /** A body over the limit is read on and thrown away up to this many times the limit, so that the client gets to see the answer. */
 const DISCARD_FACTOR = 4;
 
+/** Far more than any request has, and few enough for whatever walks a value. */
+const MAX_DEPTH = 100;
+
+const isDeeper = (value: unknown, levels: number): boolean =>
+  typeof value === "object" &&
+  value !== null &&
+  (levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1)));
+
 /**
  * Reads the whole body and parses it.
- * @throws RequestError 413 over `maxBytes`; 400 when it is not UTF-8, not JSON or not an object.
+ * @throws RequestError 413 over `maxBytes`; 400 when it is not UTF-8, not JSON, nested beyond reason or not an object.
  */
 export async function readJsonObject(req: IncomingMessage, maxBytes: number): Promise<Record<string, unknown>> {
   const text = decode(await readBody(req, maxBytes));
@@ -20,6 +28,7 @@ export async function readJsonObject(req: IncomingMessage, maxBytes: number): Pr
   } catch (cause) {
     throw badJson(`the body is not valid JSON: ${cause instanceof Error ? cause.message : String(cause)}`, cause);
   }
+  if (isDeeper(value, MAX_DEPTH)) throw badJson(`the body is nested deeper than ${MAX_DEPTH} levels`);
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw badJson(
       `the body must be a JSON object, got ${value === null ? "null" : Array.isArray(value) ? "a list" : typeof value}`,

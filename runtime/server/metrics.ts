@@ -22,6 +22,7 @@ export class ServerMetrics {
   readonly #interTokenLatency: readonly Histogram<string>[];
   readonly #timePerOutputToken: Histogram<string>;
   readonly #e2eLatency: Histogram<string>;
+  readonly #phases: { readonly [K in keyof Phases]: Histogram<string> };
   readonly #promptTokens: Histogram<string>;
   readonly #generationTokens: Histogram<string>;
   readonly #paramsN: Histogram<string>;
@@ -77,6 +78,14 @@ export class ServerMetrics {
       "Histogram of e2e request latency in seconds.",
       REQUEST_BUCKETS,
     );
+    const phase = (name: string, what: string) =>
+      this.#histogram(`request_${name}_time_seconds`, `Histogram of time spent in ${what} phase for request.`, REQUEST_BUCKETS);
+    this.#phases = {
+      queue: phase("queue", "WAITING"),
+      prefill: phase("prefill", "PREFILL"),
+      decode: phase("decode", "DECODE"),
+      inference: phase("inference", "RUNNING"),
+    };
     this.#promptTokens = this.#histogram("request_prompt_tokens", "Number of prefill tokens processed.", tokens);
     this.#generationTokens = this.#histogram("request_generation_tokens", "Number of generation tokens processed.", tokens);
     this.#paramsN = this.#histogram("request_params_n", "Histogram of the n request parameter.", [1, 2, 5, 10, 20]);
@@ -109,7 +118,10 @@ export class ServerMetrics {
       next: (seconds) => {
         for (const histogram of this.#interTokenLatency) histogram.observe(this.#labels, seconds);
       },
-      end: (finished_reason, tokens, seconds, secondsPerToken) => {
+      end: (finished_reason, tokens, seconds, secondsPerToken, phases) => {
+        for (const [name, histogram] of Object.entries(this.#phases)) {
+          if (phases) histogram.observe(this.#labels, phases[name as keyof Phases]);
+        }
         this.#success.inc({ ...this.#labels, finished_reason });
         this.#generationTokens.observe(this.#labels, tokens);
         this.#e2eLatency.observe(this.#labels, seconds);
@@ -152,16 +164,32 @@ export class ServerMetrics {
   }
 }
 
+/** Seconds of a choice: until its first step, from there to its first token, from that to its last, and the last two together. */
+interface Phases {
+  readonly queue: number;
+  readonly prefill: number;
+  readonly decode: number;
+  readonly inference: number;
+}
+
 interface ClockEvents {
   first(seconds: number): void;
   next(seconds: number): void;
-  end(reason: FinishReason, tokens: number, seconds: number, secondsPerToken: number | undefined): void;
+  /** Without tokens there are no phases. */
+  end(
+    reason: FinishReason,
+    tokens: number,
+    seconds: number,
+    secondsPerToken: number | undefined,
+    phases: Phases | undefined,
+  ): void;
 }
 
 /** Times of one choice as its client sees them. */
 export class ChoiceClock {
   readonly #startMs: number;
   readonly #events: ClockEvents;
+  #startedMs = 0;
   #firstMs = 0;
   #lastMs = 0;
   #tokens = 0;
@@ -172,11 +200,12 @@ export class ChoiceClock {
     this.#events = events;
   }
 
-  /** `count` tokens arrived now. */
-  tokens(count: number): void {
+  /** `count` tokens arrived now, of a sequence whose first step was scheduled at `startedMs`. */
+  tokens(count: number, startedMs: number | null): void {
     if (count === 0) return;
     const now = performance.now();
     if (this.#tokens === 0) {
+      this.#startedMs = startedMs ?? now;
       this.#firstMs = now;
       this.#events.first((now - this.#startMs) / 1000);
     } else {
@@ -191,7 +220,18 @@ export class ChoiceClock {
     if (this.#isOver) return;
     this.#isOver = true;
     const perToken = this.#tokens > 1 ? (this.#lastMs - this.#firstMs) / (this.#tokens - 1) / 1000 : undefined;
-    this.#events.end(reason, this.#tokens, (performance.now() - this.#startMs) / 1000, perToken);
+    this.#events.end(reason, this.#tokens, (performance.now() - this.#startMs) / 1000, perToken, this.#phases());
+  }
+
+  #phases(): Phases | undefined {
+    if (this.#tokens === 0) return undefined;
+    const seconds = (from: number, to: number) => Math.max(0, to - from) / 1000;
+    return {
+      queue: seconds(this.#startMs, this.#startedMs),
+      prefill: seconds(this.#startedMs, this.#firstMs),
+      decode: seconds(this.#firstMs, this.#lastMs),
+      inference: seconds(this.#startedMs, this.#lastMs),
+    };
   }
 }
 

@@ -1,7 +1,6 @@
 /**
  * What the routes share: the model, its name, the metrics, and how a generation begins, streams, fails and ends.
  */
-import { EngineError, InternalError } from "../errors.ts";
 import { errorAnswer, isRefusal } from "./error-body.ts";
 import type { EventStream } from "./event-stream.ts";
 import type { Exchange } from "./exchange.ts";
@@ -30,7 +29,6 @@ export class ServerContext {
   readonly created = Math.floor(Date.now() / 1000);
   readonly #maxBodyBytes: number;
   readonly #onError: (error: unknown, requestId: string) => void;
-  #failure: Error | undefined;
 
   constructor(llm: ServerModel, options: ServerContextOptions) {
     this.llm = llm;
@@ -42,14 +40,14 @@ export class ServerContext {
     this.#onError = options.onError;
   }
 
-  /** Why the engine has stopped for good, if it has. */
-  get failure(): Error | undefined {
-    return this.#failure;
-  }
-
   /** The request's body. @throws RequestError 400 or 413. */
   readJson({ req }: Exchange): Promise<Record<string, unknown>> {
     return readJsonObject(req, this.#maxBodyBytes);
+  }
+
+  /** The ids of a prompt. One of several contexts' length is refused without being encoded to its end. @throws RequestError 400. */
+  encodePrompt(text: string, addSpecialTokens: boolean): readonly number[] {
+    return this.llm.tokenizer.encode(text, { addSpecialTokens, maxTokens: 4 * this.llm.maxModelLen });
   }
 
   /** Runs `use` on a generation that is aborted when the client goes away. @throws what the generation throws. */
@@ -80,7 +78,6 @@ export class ServerContext {
   /** Notes a failure: what is neither a refusal nor a client's departure. */
   report(error: unknown, requestId: string): void {
     if (isRefusal(error) || error instanceof ClientGone) return;
-    if (error instanceof EngineError || error instanceof InternalError) this.#failure ??= error;
     this.#onError(error, requestId);
   }
 }

@@ -20,7 +20,8 @@ export interface RenderChatRequest {
 }
 
 export interface ServerTokenizer {
-  encode(text: string, options: { readonly addSpecialTokens: boolean }): readonly number[];
+  /** @throws RequestError 400 on a text of more than `maxTokens`. */
+  encode(text: string, options: { readonly addSpecialTokens: boolean; readonly maxTokens?: number }): readonly number[];
   decode(ids: readonly number[], options: { readonly skipSpecialTokens: boolean }): string;
   /** The token as the vocabulary spells it; undefined for an id that is not in it. */
   idToToken(id: number): string | undefined;
@@ -35,6 +36,8 @@ export interface ServerModel {
   readonly tokenizer: ServerTokenizer;
   /** What a request gets where it says nothing (`generation_config.json`). */
   readonly defaultParams: Partial<SamplingParams>;
+  /** Why the engine has stopped for good, if it has. One failed request is none. */
+  readonly failure: Error | undefined;
   /** @throws RequestError 400 when the model has no chat template or the template refuses the messages. */
   renderChat(request: RenderChatRequest): string;
   /**

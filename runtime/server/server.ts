@@ -26,7 +26,7 @@ export interface ServerOptions extends AccessOptions {
   readonly version: string;
   /** The name clients ask for; default: the model's own. */
   readonly servedModelName?: string;
-  /** Largest body in bytes; default 16 MiB. */
+  /** Largest body in bytes; default 1 MiB and 64 bytes for each token of the context, at most 16 MiB. */
   readonly maxBodyBytes?: number;
   /** How long `close` lets running requests go on; default 30 s. */
   readonly drainTimeoutMs?: number;
@@ -44,7 +44,7 @@ export interface ModelServer {
   close(): Promise<void>;
 }
 
-/** How long clients get to read the last words after the deadline. */
+/** How long clients get to read the last words, also after the deadline. */
 const LAST_WORDS_MS = 1000;
 
 /**
@@ -56,7 +56,7 @@ export function createServer(llm: ServerModel, options: ServerOptions): ModelSer
   const context = new ServerContext(llm, {
     modelName: options.servedModelName ?? llm.modelName,
     version: options.version,
-    maxBodyBytes: options.maxBodyBytes ?? 16 * 2 ** 20,
+    maxBodyBytes: options.maxBodyBytes ?? Math.min(2 ** 20 + 64 * llm.maxModelLen, 16 * 2 ** 20),
     onError: options.onError ?? (() => {}),
   });
   const routes: readonly Route[] = [
@@ -159,6 +159,7 @@ async function close(
   answers: ReadonlySet<ServerResponse>,
   drainTimeoutMs: number,
 ): Promise<void> {
+  const end = performance.now() + drainTimeoutMs;
   // The socket stays open while requests run, so that health checks and new clients are told why instead of being refused.
   await context.inFlight.drain(drainTimeoutMs);
   if (!http.listening) return;
@@ -166,7 +167,7 @@ async function close(
   const sent = [...answers].map((res) => new Promise((resolve) => res.once("close", resolve)));
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise((resolve) => {
-    timer = setTimeout(resolve, LAST_WORDS_MS);
+    timer = setTimeout(resolve, Math.max(LAST_WORDS_MS, end - performance.now()));
   });
   await Promise.race([Promise.all(sent), deadline]);
   clearTimeout(timer);

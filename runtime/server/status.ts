@@ -19,7 +19,7 @@ export function showModel(context: ServerContext, { res, path }: Exchange): void
 
 /** `GET /health`: 200 while requests are served, 503 while shutting down or after the engine has stopped. */
 export function health(context: ServerContext, exchange: Exchange): void {
-  const why = context.inFlight.isDraining ? "the server is shutting down" : context.failure?.message;
+  const why = context.inFlight.isDraining ? "the server is shutting down" : context.llm.failure?.message;
   if (why === undefined) sendJson(exchange.res, 200, { status: "ok" });
   else sendError(exchange, new RequestError(503, why, { code: context.inFlight.isDraining ? "shutting_down" : "engine_error" }));
 }

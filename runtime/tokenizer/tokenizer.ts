@@ -29,6 +29,12 @@ const maxFileBytes = 256 * 2 ** 20;
 /** UTF-16 units; positions in a word of up to three bytes a unit must stay below 2^27. */
 const maxTextLength = 2 ** 25;
 
+export interface EncodeOptions {
+  readonly addSpecialTokens?: boolean;
+  /** Texts of more tokens are refused without being encoded to their end. */
+  readonly maxTokens?: number;
+}
+
 export class Tokenizer {
   /** One more than the largest id. */
   readonly vocabSize: number;
@@ -117,9 +123,10 @@ export class Tokenizer {
    * Encodes a text; added tokens in it become their ids.
    *
    * `addSpecialTokens` (default true) puts the tokenizer's own BOS or EOS around it; a rendered chat brings its own, so it is
-   * encoded with false. Throws `RequestError` on a text that is too long or that the model's patterns cannot cut in time.
+   * encoded with false. Throws `RequestError` on a text that is too long or that the model's patterns cannot cut in time, and, as
+   * soon as that shows, on one of more than `maxTokens`.
    */
-  encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
+  encode(text: string, options: EncodeOptions = {}): number[] {
     if (text.length > maxTextLength) {
       throw new RequestError(400, `a text of ${text.length} characters cannot be tokenized; the limit is ${maxTextLength}`);
     }
@@ -128,7 +135,7 @@ export class Tokenizer {
     // Published patterns need under 1 µs a character; the limit is for hostile ones, and generous to a busy machine.
     const limitMs = 2000 + Math.ceil(text.length / 200);
     try {
-      this.timeLimit.run(limitMs, () => this.encodeInto(text, ids));
+      this.timeLimit.run(limitMs, () => this.encodeInto(text, ids, options.maxTokens ?? Number.POSITIVE_INFINITY));
     } catch (error) {
       if (!(error instanceof TimeLimitError)) throw error;
       throw new RequestError(
@@ -141,7 +148,7 @@ export class Tokenizer {
     return ids;
   }
 
-  private encodeInto(text: string, ids: number[]): void {
+  private encodeInto(text: string, ids: number[], maxTokens: number): void {
     // UTF-8 has no lone surrogates: each is U+FFFD, as everywhere a JavaScript string leaves the process.
     const wellFormed = text.replace(/\p{Cs}/gu, "\ufffd");
     for (const section of this.rawTokens.split(wellFormed, true)) {
@@ -150,8 +157,14 @@ export class Tokenizer {
         continue;
       }
       for (const part of this.normalizedTokens.split(this.normalize(section.text), section.isStart)) {
-        if ("id" in part) ids.push(part.id);
-        else for (const piece of this.preTokenizer.cut(part.text, part.isStart)) this.bpe.encode(piece, ids);
+        if ("id" in part) {
+          ids.push(part.id);
+          continue;
+        }
+        for (const piece of this.preTokenizer.cut(part.text, part.isStart)) {
+          this.bpe.encode(piece, ids);
+          if (ids.length > maxTokens) throw tooManyTokens(text, maxTokens);
+        }
       }
     }
   }
@@ -205,6 +218,11 @@ export class Tokenizer {
       },
     };
   }
+}
+
+function tooManyTokens(text: string, maxTokens: number): RequestError {
+  const message = `the text of ${text.length} characters has more than ${maxTokens} tokens, far more than fit in the context`;
+  return new RequestError(400, message, { param: "prompt", code: "context_length_exceeded" });
 }
 
 /** Bytes that are whole characters are text already. */

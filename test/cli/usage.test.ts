@@ -48,6 +48,12 @@ describe("a mistake on the command line ends with 2, a sentence and nothing on s
     ["a share above 1", ["run", pebble, "hi", "--memory-utilization", "1.5"], "expected a number from 0.01 to 1."],
     ["a temperature below 0", ["run", pebble, "hi", "--temperature", "-1"], "--temperature must be a number of at least 0"],
     ["a top-p above 1", ["run", pebble, "hi", "--top-p", "2"], "--top-p must be a number above 0 and up to 1, got 2"],
+    [
+      "more sequences than an engine has",
+      ["run", pebble, "hi", "--max-num-seqs", "65537"],
+      "expected a whole number from 1 to 65536.",
+    ],
+    ["an empty API key", ["serve", pebble, "--api-key", ""], "--api-key is empty: say a key, or leave it out"],
     ["an empty prompt", ["run", pebble, ""], "the prompt is empty"],
     ["an unknown target", ["compile", pebble, "--target", "cpu:mmx"], "expected native, cpu:generic, cpu:"],
     ["an unknown dtype", ["compile", pebble, "--dtype", "int3"], "expected auto, float32, bfloat16, float16"],
@@ -90,6 +96,13 @@ describe("INGOT_… variables", () => {
     const { code, stderr } = await run(["compile", pebble], { env: { INGOT_TARGET: "cpu:mmx" } });
     expect(stderr).toContain('--target is "cpu:mmx"');
     expect(code).toBe(2);
+  });
+
+  it("that are empty say nothing", async () => {
+    const { code } = await run(["compile", pebble, "-o", join(scratch, "empty")], {
+      env: { INGOT_TARGET: "", INGOT_MAX_NUM_SEQS: "", INGOT_JSON: "" },
+    });
+    expect(code).toBe(0);
   });
 
   it("yield to the flag", async () => {

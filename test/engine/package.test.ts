@@ -32,13 +32,14 @@ describe("the package", () => {
       const answer = await llm.chat([{ role: "user", content: "What is the capital of Japan?" }], { temperature: 0, maxTokens: 20 });
       const { logits, hidden } = await llm.forward([1, 2, 3], { hidden: true });
       console.log(JSON.stringify({ text: whole.outputs[0].text, streamed, answer: answer.outputs[0].text,
-        logits: logits.length, hidden: hidden.map((h) => h.length) }));
+        logits: logits.length, hidden: hidden.map((h) => h.length), isLlm: llm instanceof LLM }));
       await llm.close();
-    `) as { text: string; streamed: string; answer: string; logits: number; hidden: number[] };
+    `) as { text: string; streamed: string; answer: string; logits: number; hidden: number[]; isLlm: boolean };
     expect(found.text).toMatch(/^, a little \w+ named/);
     expect(found.streamed).toBe(found.text);
     expect(found.answer).toContain("Tokyo");
     expect(found.logits).toBe(3 * 4096);
+    expect(found.isLlm).toBe(true);
     expect(found.hidden).toEqual(Array.from({ length: 7 }, () => 3 * 256));
   });
 

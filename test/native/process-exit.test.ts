@@ -42,11 +42,29 @@ describe("a process ends cleanly", () => {
   });
 
   it("when a worker thread is terminated in the middle of a run", () => {
-    const worker = `const { parentPort } = require("node:worker_threads"); ${prelude} run(20); parentPort.postMessage(0);`;
+    const worker = `const { parentPort } = require("node:worker_threads"); ${prelude}
+      parentPort.postMessage(0);
+      (async () => {
+        for (;;) {
+          await run(0);
+          for (const until = performance.now() + 0.2; performance.now() < until; );
+          await new Promise(setImmediate);
+        }
+      })();`;
+    // Many times: the end of a run must now and then meet the end of its thread.
     const script = `
       const { Worker } = require("node:worker_threads");
-      const worker = new Worker(${JSON.stringify(worker)}, { eval: true });
-      worker.on("message", async () => { await worker.terminate(); await run(1); console.log("still here"); });`;
+      const { once } = require("node:events");
+      (async () => {
+        for (let n = 0; n < 80; n++) {
+          const worker = new Worker(${JSON.stringify(worker)}, { eval: true });
+          await once(worker, "message");
+          await new Promise((resolve) => setTimeout(resolve, (n % 40) / 2));
+          await worker.terminate();
+        }
+        await run(1);
+        console.log("still here");
+      })();`;
     expect(node(script)).toMatchObject({ status: 0, stdout: "still here\n", stderr: "" });
   });
 

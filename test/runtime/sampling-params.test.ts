@@ -32,8 +32,8 @@ describe("samplingParams", () => {
     ["topP", 0, "above 0 and up to 1"],
     ["topP", 1.01, "above 0 and up to 1"],
     ["minP", 1.1, "from 0 to 1"],
-    ["repetitionPenalty", 0, "above 0 (1 is off)"],
-    ["repetitionPenalty", 1e-60, "above 0"], // 0 in f32
+    ["repetitionPenalty", 0, "from 0.01 to 100 (1 is off)"],
+    ["repetitionPenalty", 1e-38, "from 0.01"], // logits would overflow
     ["presencePenalty", 2.1, "from -2 to 2"],
     ["frequencyPenalty", -2.1, "from -2 to 2"],
     ["seed", 1.5, "whole number"],

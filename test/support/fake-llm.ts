@@ -9,6 +9,7 @@ import { EngineError, RequestError } from "../../runtime/errors.ts";
 import type { EngineStats, GenerateRequest, OutputDelta, TokenLogprob } from "../../runtime/request.ts";
 import type { RenderChatRequest, ServerModel, ServerTokenizer } from "../../runtime/server/server-model.ts";
 import { StopStrings } from "../../runtime/stop-strings.ts";
+import type { EncodeOptions } from "../../runtime/tokenizer/tokenizer.ts";
 
 const EOS = 256;
 
@@ -17,8 +18,12 @@ export class WordTokenizer implements ServerTokenizer {
   readonly #tokens: (string | undefined)[] = [...Array.from({ length: 256 }, () => undefined), "<|end|>"];
   readonly #ids = new Map<string, number>([["<|end|>", EOS]]);
 
-  encode(text: string, { addSpecialTokens }: { readonly addSpecialTokens: boolean }): readonly number[] {
+  encode(text: string, { addSpecialTokens, maxTokens = Number.POSITIVE_INFINITY }: EncodeOptions): readonly number[] {
     const ids = (text.match(/<\|end\|>|\s*\w+|\s|[^\w\s]/g) ?? []).flatMap((piece) => this.#idsOf(piece));
+    if (ids.length > maxTokens) {
+      const message = `the text of ${text.length} characters has more than ${maxTokens} tokens`;
+      throw new RequestError(400, message, { param: "prompt", code: "context_length_exceeded" });
+    }
     return addSpecialTokens ? [EOS, ...ids] : ids;
   }
 
@@ -53,6 +58,8 @@ export interface FakeLlmOptions {
   readonly delayMs?: number;
   /** Breaks the engine after so many tokens of a request. */
   readonly failAfter?: number;
+  /** Fails a request, but not the engine, after so many of its tokens. */
+  readonly failRequestAfter?: number;
   readonly modelName?: string;
   readonly defaultParams?: ServerModel["defaultParams"];
 }
@@ -68,6 +75,7 @@ export class FakeLlm implements ServerModel {
   readonly rendered: RenderChatRequest[] = [];
   /** Requests that ended because their signal was aborted. */
   readonly aborted: string[] = [];
+  failure: Error | undefined;
   numRunning = 0;
   #generated = 0;
   readonly #options: FakeLlmOptions;
@@ -131,6 +139,7 @@ export class FakeLlm implements ServerModel {
     const stops = new StopStrings(params.stop, params.includeStopStrInOutput);
     const decoder = new TextDecoder();
     const numCachedTokens = Math.floor(promptTokenIds.length / 2);
+    const startedMs = performance.now();
     const news = (text: string, tokenIds: readonly number[], end: Partial<OutputDelta> = {}): OutputDelta => ({
       index,
       text,
@@ -139,6 +148,7 @@ export class FakeLlm implements ServerModel {
       finishReason: null,
       stopReason: null,
       numCachedTokens,
+      startedMs,
       ...end,
     });
     for (const [i, id] of ids.entries()) {
@@ -148,7 +158,11 @@ export class FakeLlm implements ServerModel {
         yield news(stops.flush(), [], { finishReason: "abort" });
         return;
       }
-      if (i === this.#options.failAfter) throw new EngineError("the engine failed: out of memory");
+      if (i === this.#options.failRequestAfter) throw new EngineError("the model gave no token");
+      if (i === this.#options.failAfter) {
+        this.failure = new EngineError("the engine failed: out of memory");
+        throw this.failure;
+      }
       this.#generated++;
       if (id === EOS) {
         yield news(stops.flush() + (params.includeStopStrInOutput ? "<|end|>" : ""), [id], { finishReason: "stop" });

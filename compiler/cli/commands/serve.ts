@@ -61,6 +61,7 @@ async function serve(model: string, flags: Flags): Promise<void> {
       `--host ${flags.host} lets everyone who reaches it use the model: say --api-key, or --allow-insecure-host if that is meant`,
     );
   }
+  if (flags.apiKey === "") throw new UsageError("--api-key is empty: say a key, or leave it out");
   const folder = await engineOf(model, flags);
   const manifest = readManifest(folder);
   const llm = await loadLlm(folder, flags);

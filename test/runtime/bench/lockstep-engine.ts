@@ -74,5 +74,5 @@ export class LockstepEngine implements BenchEngine {
 }
 
 function delta(tokenIds: number[], finishReason: "length" | null, numCachedTokens: number): OutputDelta {
-  return { index: 0, text: "", tokenIds, logprobs: null, finishReason, stopReason: null, numCachedTokens };
+  return { index: 0, text: "", tokenIds, logprobs: null, finishReason, stopReason: null, numCachedTokens, startedMs: null };
 }

@@ -25,6 +25,7 @@ async function serveEngine(stepMs = 0) {
     maxModelLen: engine.maxTotalTokens,
     tokenizer,
     defaultParams: { temperature: 0 },
+    failure: undefined,
     renderChat: (request) => template.render(request),
     generate: (request) => engine.generate(request),
     stats: () => engine.stats(),

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { connect } from "node:net";
 import type { ChatCompletion } from "openai/resources/chat/completions";
 import { describe, expect, it } from "vitest";
@@ -83,6 +84,26 @@ describe("closing the server", () => {
     expect((await readEvents(await streamed)).at(-1)).toMatchObject({ error: { code: "shutting_down" } });
     expect((await whole).status).toBe(503);
     expect(llm.aborted).toHaveLength(2);
+  });
+
+  it("waits for a reader as long as the drain may take", async () => {
+    const { port, server } = await serveFake({ reply: () => "word ".repeat(60_000) }, { drainTimeoutMs: 20_000 });
+    const body = JSON.stringify({ ...hello, max_tokens: 400, n: 100 });
+    const socket = connect(port, "127.0.0.1");
+    socket.write(`POST ${CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    socket.pause();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const closed = server.close();
+    await new Promise((resolve) => setTimeout(resolve, 1500)); // longer than the last words take
+    let text = "";
+    socket.on("data", (data) => {
+      text += data;
+    });
+    socket.resume();
+    await once(socket, "close");
+    await closed;
+    const [head, answer] = text.split("\r\n\r\n") as [string, string];
+    expect(answer).toHaveLength(Number(/content-length: (\d+)/i.exec(head)![1]));
   });
 
   it("does not wait for idle connections", async () => {

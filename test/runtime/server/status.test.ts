@@ -53,6 +53,17 @@ describe("health and version", () => {
   });
 });
 
+describe("health", () => {
+  it("is 503 after the engine has stopped, and stays 200 when one request fails", async () => {
+    const broken = await serveFake({ failAfter: 1 });
+    expect((await broken.post("/v1/chat/completions", hello)).status).toBe(500);
+    expect((await fetch(`${broken.url}/health`)).status).toBe(503);
+    const whole = await serveFake({ failRequestAfter: 1 });
+    expect((await whole.post("/v1/chat/completions", hello)).status).toBe(500);
+    expect((await fetch(`${whole.url}/health`)).status).toBe(200);
+  });
+});
+
 describe("metrics", () => {
   it("have vLLM's names, the engine's counters and the requests' timings", async () => {
     const { url, post } = await serveFake({ reply: () => "one two three", delayMs: 2 });
@@ -83,6 +94,14 @@ describe("metrics", () => {
     expect(value("time_per_output_token_seconds_count")).toBe(7);
     expect(value("request_time_per_output_token_seconds_count")).toBe(3);
     expect(value("e2e_request_latency_seconds_count")).toBe(3);
+    expect(["queue", "prefill", "decode", "inference"].map((p) => value(`request_${p}_time_seconds_count`))).toEqual([
+      3, 3, 3, 3,
+    ]);
+    expect(value("request_decode_time_seconds_sum")).toBeGreaterThan(0.007);
+    expect(value("request_inference_time_seconds_sum")).toBeCloseTo(
+      value("request_prefill_time_seconds_sum")! + value("request_decode_time_seconds_sum")!,
+      9,
+    );
     expect(value("request_prompt_tokens_sum")).toBe(10);
     expect(value("request_generation_tokens_sum")).toBe(10);
     expect(value("inter_token_latency_seconds_sum")).toBeGreaterThan(0.007);

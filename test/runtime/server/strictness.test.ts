@@ -110,6 +110,22 @@ describe("a request is refused with a 400 that names the field", () => {
     expect(errors).toEqual([]);
   });
 
+  it("also when it is far too long, without being read to its end", async () => {
+    const { post } = await serveFake();
+    const long = "a b ".repeat(6000);
+    const messages = Array.from({ length: 16_385 }, () => ({}));
+    for (const [path, body, param, message] of [
+      [COMPLETIONS, { prompt: long }, "prompt", /^the text of 24000 characters has more than 2048 tokens/],
+      [CHAT, user(long), "messages", /has more than 2048 tokens/],
+      [CHAT, { messages }, "messages", /^messages must be at most 16384 messages/],
+    ] as const) {
+      const response = await post(path, body);
+      const { error } = await json<ErrorBody>(response);
+      expect([response.status, error.param]).toEqual([400, param]);
+      expect(error.message).toMatch(message);
+    }
+  });
+
   it("is not refused for values that change nothing", async () => {
     const { post } = await serveFake();
     const neutral = {
@@ -138,6 +154,7 @@ describe("what is not even a request", () => {
     ["a list", "[1]", /must be a JSON object, got a list/],
     ["null", "null", /must be a JSON object, got null/],
     ["deep nesting", `{"a":${"[".repeat(200_000)}`, /not valid JSON/],
+    ["deep and valid nesting", `{"tools":${"[".repeat(200_000)}${"]".repeat(200_000)}}`, /nested deeper than 100 levels/],
   ])("%s is a 400", async (_, body, message) => {
     const { post } = await serveFake();
     const response = await post(CHAT, body);
@@ -159,6 +176,12 @@ describe("what is not even a request", () => {
       code: "request_too_large",
       message: expect.stringContaining("1000 bytes"),
     });
+  });
+
+  it("a body over 1 MiB and 64 bytes a token of the context is a 413", async () => {
+    const { post } = await serveFake();
+    expect((await post(CHAT, { ...hello, user: "x".repeat(2 ** 20) })).status).toBe(200);
+    expect((await post(CHAT, { ...hello, user: "x".repeat(2 ** 20 + 64 * 512) })).status).toBe(413);
   });
 
   it("another model is a 404 that names the one there is", async () => {

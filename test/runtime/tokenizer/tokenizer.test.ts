@@ -72,6 +72,12 @@ describe.each(kinds)("%s", (kind) => {
     expect(tokenizer.encode("a\ud800b")).toEqual(tokenizer.encode("a\ufffdb"));
   });
 
+  it("refuses a text of more tokens than asked for, and takes one of as many", () => {
+    const ids = tokenizer.encode(evalText.slice(0, 1000));
+    expect(tokenizer.encode(evalText.slice(0, 1000), { maxTokens: ids.length })).toEqual(ids);
+    expect(() => tokenizer.encode(evalText.slice(0, 1000), { maxTokens: 50 })).toThrow("has more than 50 tokens");
+  });
+
   it("encodes long texts without loss, in time that grows with their length", () => {
     const timeOf = (text: string): number => {
       const start = performance.now();
