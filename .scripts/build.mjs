@@ -29,7 +29,8 @@ async function bundle() {
     target: "node20.19",
     packages: "external",
     define: { __INGOT_BUILD__: JSON.stringify(contentHash(["compiler", "models", "templates"])) },
-    sourcemap: true,
+    sourcemap: true, // origins of an engine's kernels are lines of the sources, see compiler/ir/source-line.ts
+    sourcesContent: false,
     metafile: true,
     logLevel: "warning",
   });

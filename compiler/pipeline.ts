@@ -1,27 +1,77 @@
 /**
- * The way from a model's graph to kernel specs: read this first.
+ * The way from a model to everything of an engine but its weights: read this first.
  *
- * One ordered list of passes over the graph, then kernels are formed. After every pass the graph is verified and, with a dump,
- * written out as text; so are the kernels. What follows (schedules, memory, text, weights) stands in `compile.ts`.
+ * One ordered list: passes over the graph, then kernels are formed, scheduled, placed in memory and emitted as text. After every
+ * stage the result is verified and, with a dump, written out; packing, building and writing stand in `compile.ts`.
  */
-import type { Graph } from "./ir/graph.ts";
+import type { Limits } from "../runtime/manifest.ts";
+import { type Architecture, computeDType, type ModelConfig } from "./architecture.ts";
+import { CompileError } from "./errors.ts";
+import { Graph } from "./ir/graph.ts";
+import type { DType } from "./ir/tensor-type.ts";
 import { formKernels, type KernelProgram } from "./kernels/form.ts";
 import { printKernels } from "./kernels/print.ts";
+import type { SampleKernel } from "./kernels/spec.ts";
 import { verifyKernels } from "./kernels/verify.ts";
 import { canonicalize } from "./passes/canonicalize.ts";
 import { fold } from "./passes/fold.ts";
 import { fuseProjections } from "./passes/fuse-projections.ts";
 import { type LegalizeTarget, legalize } from "./passes/legalize.ts";
 import { type Pass, runPasses } from "./passes/pass.ts";
+import { planArena } from "./plan/arena.ts";
+import { kernelTarget, printSchedules, scheduleKernels } from "./plan/kernel-target.ts";
+import { planKvCache } from "./plan/kv-cache.ts";
+import { printArena, printProgram } from "./plan/print.ts";
+import { arenaEntry, assembleProgram, emitKernels } from "./plan/program.ts";
 import type { Firing } from "./rewrite/rewrite.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "./schedule/schedule.ts";
+import { planWeights } from "./weights/layout.ts";
+import { packRequests } from "./weights/requests.ts";
 
-/** The passes, in order, for a target that wants its dtypes so. */
+/** Receives the text of a stage under its number and name, such as `03-fold`. */
+export type Dump = (name: string, text: string) => void;
+
+/** The passes over the graph, in order, for a target that wants its dtypes so. */
 export const passesFor = (target: LegalizeTarget): readonly Pass[] => [
   canonicalize, // equal things spelt one way
   fuseProjections, // linears of one input become one: q, k, v; gate, up
   fold, // what the fusion made trivial disappears; weight expressions are left to the packer
   legalize(target), // dtypes that the target's kernels read
 ];
+
+/** What a model is compiled for. */
+export interface GenerateRequest {
+  readonly architecture: Architecture;
+  readonly config: ModelConfig;
+  readonly target: string;
+  readonly limits: Limits;
+  readonly kvCacheDtype: DType;
+}
+
+/** All stages. Throws `CompileError` and `UnsupportedError`, pointing at the model's lines, for what cannot be compiled. */
+export function generate(request: GenerateRequest, dump?: Dump) {
+  const target = kernelTarget(request.target);
+  const lowered = lower(buildGraph(request), target, dump); // graph → kernels
+  const kernels = [...lowered.kernels, samplerOf(lowered, request.config.vocabSize)];
+  let stage = lowered.numDumps;
+  const dumped = (name: string, text: () => string) => dump?.(`${String(stage++).padStart(2, "0")}-${name}`, text());
+
+  const scheduled = scheduleKernels(kernels, lowered.graph, target); // skeletons, blocks, grids
+  dumped("schedule", () => printSchedules(scheduled));
+
+  const arena = arenaEntry(planArena(kernels, target.bufferBytes), target); // memory
+  const kvCache = planKvCache(kernels, request.config.numLayers);
+  const weights = planWeights(packRequests(kernels));
+  dumped("plan-memory", () => printArena(arena));
+
+  const emitted = emitKernels(scheduled, lowered.graph, target); // text
+  const taps = [...lowered.taps, { name: "logits", buffer: lowered.logits }];
+  const names = { buffers: arena.buffers.map((b) => b.name), tensors: weights.tensors.map((t) => t.entry.name) };
+  const program = assembleProgram(scheduled, emitted, taps, names, request.limits.maxNumBatchedTokens);
+  dumped("emit", () => printProgram(program, emitted.entries, arena, names.tensors));
+
+  return { dialect: target.dialect, lowered, kernels, emitted, arena, kvCache, weights, program };
+}
 
 export interface Lowered extends KernelProgram {
   readonly graph: Graph;
@@ -31,12 +81,32 @@ export interface Lowered extends KernelProgram {
   readonly numDumps: number;
 }
 
-/** Runs the passes and forms kernels. `dump` receives numbered texts. Throws `CompileError` pointing at the model's lines. */
-export function lower(model: Graph, target: LegalizeTarget, dump?: (name: string, text: string) => void): Lowered {
+/** Runs the passes and forms kernels. Throws `CompileError` pointing at the model's lines. */
+export function lower(model: Graph, target: LegalizeTarget, dump?: Dump): Lowered {
   const passes = passesFor(target);
   const { graph, firings } = runPasses(model, passes, { dump });
   const program = formKernels(graph);
   verifyKernels(program.kernels, [program.logits, ...program.taps.map((t) => t.buffer)]);
   dump?.(`${String(passes.length + 1).padStart(2, "0")}-form-kernels`, printKernels(program.kernels));
   return { ...program, graph, firings, numDumps: passes.length + 2 };
+}
+
+/** The model's own graph, its cache in the dtype asked for. Throws `CompileError` pointing at the model's lines. */
+export function buildGraph({ architecture, config, limits, kvCacheDtype }: Omit<GenerateRequest, "target">): Graph {
+  const graph = new Graph({ ...limits, blockSize: DEFAULT_KV_BLOCK_SIZE });
+  architecture.build(config, graph);
+  if (kvCacheDtype === computeDType(config.dtype)) return graph;
+  return graph.rebuild((node, _map, into) =>
+    node.op === "kv_cache" ? into.kvCache(node.attrs.layer, kvCacheDtype, node.attrs.numKvHeads, node.attrs.headDim) : undefined,
+  );
+}
+
+/** The last kernel: logits to token ids. */
+function samplerOf({ logits, graph }: Lowered, vocabSize: number): SampleKernel {
+  if (logits.cols !== vocabSize) {
+    throw new CompileError(
+      `the logits at ${graph.originText(graph.logits)} have ${logits.cols} columns, but vocabSize is ${vocabSize}: make the head as wide as the vocabulary`,
+    );
+  }
+  return { kind: "sample", name: `sample_${vocabSize}`, nodes: [], logits, vocabSize };
 }

@@ -137,7 +137,9 @@ export function readRope(json: unknown, headDim: number, style: RopeStyle): Rope
   const type = common.rope_type ?? common.type ?? "default";
   const reader = Object.hasOwn(readers, type) ? readers[type as RopeScaling["type"]] : undefined;
   if (!reader) {
-    throw new UnsupportedError(`config.json: ${at}.rope_type: expected one of ${ROPE_TYPES.join(", ")}; found ${describe(type)}`);
+    throw new UnsupportedError(
+      `config.json: ${at}.rope_type: expected one of ${ROPE_TYPES.join(", ")}; found ${describe(type)}. To add one, write its frequencies in models/rope.ts`,
+    );
   }
   const dim = Math.trunc(headDim * (common.partial_rotary_factor ?? fields.partial_rotary_factor ?? 1));
   if (dim < 2 || dim % 2 !== 0) {

@@ -121,8 +121,9 @@ function withFlags(config: ModelConfig, source: ModelSource, flags: CompileFlags
   const eos = source.kind === "checkpoint" ? (source.generationConfig as { eos_token_id?: unknown }).eos_token_id : undefined;
   const eosTokenIds = (Array.isArray(eos) ? eos : eos === undefined || eos === null ? config.eosTokenIds : [eos]) as number[];
   if (eosTokenIds.some((id) => !Number.isSafeInteger(id) || id < 0 || id >= config.vocabSize)) {
+    const where = eos === undefined || eos === null ? "config.json" : "generation_config.json";
     throw new CompileError(
-      `generation_config.json: eos_token_id: expected ids below ${config.vocabSize}, found ${JSON.stringify(eos)}`,
+      `${where}: eos_token_id: expected ids below ${config.vocabSize}, found ${JSON.stringify(eos ?? config.eosTokenIds)}`,
     );
   }
   return { ...config, dtype, eosTokenIds };
@@ -188,6 +189,10 @@ function cachedFolder(r: CompileRequest): string {
 /** Numbered dumps into the folder that `DUMP` names. */
 function dumper(folder: string | undefined): ((name: string, text: string) => void) | undefined {
   if (!folder) return undefined;
-  mkdirSync(folder, { recursive: true });
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw new UsageError(`DUMP is ${folder}, which cannot be made a folder: ${(error as Error).message}`);
+  }
   return (name, text) => writeFileSync(join(folder, `${name}.ir`), text);
 }

@@ -59,7 +59,7 @@ export class Graph {
     for (const operand of operands) {
       invariant(this.originTable.has(operand), `an operand of ${op} belongs to another graph`);
     }
-    const origins = this.inherited ?? [originHere(this.path, this.add)];
+    const origins = this.inherited ?? [originHere(this.path)];
     const node = Object.freeze({
       op,
       attrs: Object.freeze({ ...attrs }),

@@ -3,6 +3,7 @@
  *
  * Origins live in a side table of the `Graph`, outside structural equality, and survive every rewrite.
  */
+import { sourceLines } from "./source-line.ts";
 
 export interface Origin {
   /** Dotted model path, `layers.3.mlp.gate_proj`; empty at the top of a model. */
@@ -12,30 +13,19 @@ export interface Origin {
 }
 
 /**
- * The origin of a node made at `path`: its source line is the first frame outside `below` and the methods of `Graph`.
- * The frame is read when it is asked for, since formatting a stack costs more than building the node. A bundled file needs source
- * maps enabled to name the original line.
+ * The origin of a node made at `path`: its source line is the first frame outside `Graph`.
+ * The frame is read when it is asked for, since formatting a stack costs more than building the node.
  */
-export function originHere(path: string, below: (...args: never[]) => unknown): Origin {
+export function originHere(path: string): Origin {
   const holder: { stack?: string } = {};
-  Error.captureStackTrace(holder, below);
+  Error.captureStackTrace(holder, originHere);
   return {
     path,
     get source() {
-      return callerLine(holder.stack ?? "");
+      const caller = sourceLines(holder.stack ?? "").find(({ file }) => !/[\\/]ir[\\/]graph\.ts$/.test(file));
+      return caller ? `${caller.file.split(/[\\/]/).slice(-2).join("/")}:${caller.line}` : null;
     },
   };
-}
-
-function callerLine(stack: string): string | null {
-  const frame = stack
-    .split("\n")
-    .slice(1)
-    .find((line) => !/^\s*at (Graph\.|new Graph )/.test(line));
-  const place = frame && /\(?([^()\s]+):(\d+):\d+\)?$/.exec(frame);
-  if (!place) return null;
-  const file = place[1]!.replace(/\?.*$/, "").split(/[\\/]/).slice(-2).join("/");
-  return `${file}:${place[2]}`;
 }
 
 /** `layers.3.mlp.gate_proj (models/layers.ts:42)`; several origins are joined with ` + `. */

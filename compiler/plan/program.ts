@@ -1,101 +1,93 @@
 /**
- * Turns kernels in order into what the manifest says: each text once, buffers in an arena, steps with their arguments and taps.
+ * Turns scheduled kernels into what the manifest says: each text once, buffers in an arena, steps with their arguments and taps.
  */
-import type { Arg, BufferEntry, KernelEntry, ManifestDType, Program, Step } from "../../runtime/manifest.ts";
+import type { Arg, KernelEntry, Manifest, ManifestDType, Program } from "../../runtime/manifest.ts";
+import type { RenderedKernel } from "../codegen/render.ts";
 import { invariant } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import { kernelCosts } from "../kernels/costs.ts";
 import type { KernelProgram } from "../kernels/form.ts";
 import { type KernelArg, kernelArgs, kernelOutput } from "../kernels/operands.ts";
-import type { BufferValue, KernelSpec } from "../kernels/spec.ts";
-import type { KernelSchedule } from "../schedule/schedule.ts";
-import { planArena } from "./arena.ts";
+import type { KernelSpec } from "../kernels/spec.ts";
+import type { ArenaPlan } from "./arena.ts";
+import type { KernelTarget, ScheduledKernel } from "./kernel-target.ts";
 
-/** A kernel's text under a name of its own. */
-export interface KernelText {
-  readonly name: string;
-  readonly source: string;
-  readonly scratchBytes: number;
+/** The kernels of a program as texts, each once, and which of them each step runs. */
+export interface EmittedKernels {
+  readonly texts: readonly RenderedKernel[];
+  readonly entries: readonly KernelEntry[];
+  /** The text of kernel i, as an index. */
+  readonly textOf: readonly number[];
 }
 
-/** What a target decides of kernels and buffers. */
-export interface KernelTarget {
-  schedule(spec: KernelSpec): KernelSchedule;
-  render(spec: KernelSpec, schedule: KernelSchedule, name: string): KernelText;
-  bufferLayout(buffer: BufferValue): BufferEntry["layout"];
-  bufferBytes(buffer: BufferValue): number;
+/** Renders scheduled kernels; equal work has equal text and becomes one kernel. */
+export function emitKernels(kernels: readonly ScheduledKernel[], graph: Graph, target: KernelTarget): EmittedKernels {
+  const library = new KernelLibrary(target, graph);
+  const textOf = kernels.map((kernel) => library.add(kernel));
+  return { texts: library.texts, entries: library.entries(), textOf };
 }
 
-export interface PlannedProgram {
-  readonly texts: readonly KernelText[];
-  readonly kernels: readonly KernelEntry[];
-  readonly arena: { readonly bytes: number; readonly buffers: readonly BufferEntry[] };
-  readonly program: Program;
+/** Buffers where the arena has them. */
+export function arenaEntry({ bytes, placements }: ArenaPlan, target: KernelTarget): Manifest["arena"] {
+  return {
+    bytes,
+    buffers: placements.map(({ buffer, offset, bytes }) => ({
+      name: buffer.name,
+      dtype: manifestDType(buffer.dtype),
+      rows: typeof buffer.rows === "number" ? buffer.rows : buffer.rows.sym,
+      cols: buffer.cols,
+      layout: target.bufferLayout(buffer),
+      offset,
+      bytes,
+    })),
+  };
 }
 
-/** Plans one program that runs batches of up to `maxTokens`. `tensors` are the names in weights.bin, in order. */
-export function planProgram(
-  { kernels: specs, taps }: KernelProgram,
-  graph: Graph,
-  target: KernelTarget,
-  tensors: readonly string[],
+/** One program of up to `maxTokens`: a step a kernel. `buffers` and `tensors` are the names in the arena and in weights.bin, in order. */
+export function assembleProgram(
+  kernels: readonly ScheduledKernel[],
+  { textOf }: EmittedKernels,
+  taps: KernelProgram["taps"],
+  names: { readonly buffers: readonly string[]; readonly tensors: readonly string[] },
   maxTokens: number,
-): PlannedProgram {
-  const arena = planArena(specs, (b) => target.bufferBytes(b));
-  const bufferIndex = new Map(arena.placements.map((p, i) => [p.buffer.name, i]));
-  const tensorIndex = new Map(tensors.map((name, i) => [name, i]));
-  const indexOf = (table: ReadonlyMap<string, number>, name: string): number => {
-    const index = table.get(name);
+): Program {
+  const table = (of: readonly string[]) => new Map(of.map((name, i) => [name, i]));
+  const [buffers, tensors] = [table(names.buffers), table(names.tensors)];
+  const writers = table(kernels.map(({ spec }) => kernelOutput(spec)?.name ?? ""));
+  const indexOf = (map: ReadonlyMap<string, number>, name: string): number => {
+    const index = map.get(name);
     invariant(index !== undefined, `${name} has no place`);
     return index;
   };
   const argument = (arg: KernelArg): Arg => {
     if (arg.kind === "array") return { array: arg.array };
     const { value } = arg;
-    if (value.kind === "buffer") return { buffer: indexOf(bufferIndex, value.name) };
-    if (value.kind === "tensor") return { tensor: indexOf(tensorIndex, value.name) };
+    if (value.kind === "buffer") return { buffer: indexOf(buffers, value.name) };
+    if (value.kind === "tensor") return { tensor: indexOf(tensors, value.name) };
     return value.kind === "kv" ? { kv: value.layer } : { array: value.name };
   };
-
-  const library = new KernelLibrary(target, graph);
-  const steps = specs.map((spec): Step => {
-    const schedule = target.schedule(spec);
-    const { grid, chunk, serialUnits } = schedule;
-    return { kernel: library.add(spec, schedule), grid, chunk, serialUnits, args: kernelArgs(spec).map(argument) };
-  });
-  const writer = new Map(specs.map((spec, i) => [kernelOutput(spec)?.name ?? "", i]));
   return {
-    texts: library.texts,
-    kernels: library.entries(),
-    arena: {
-      bytes: arena.bytes,
-      buffers: arena.placements.map(({ buffer, offset, bytes }) => ({
-        name: buffer.name,
-        dtype: manifestDType(buffer.dtype),
-        rows: typeof buffer.rows === "number" ? buffer.rows : buffer.rows.sym,
-        cols: buffer.cols,
-        layout: target.bufferLayout(buffer),
-        offset,
-        bytes,
-      })),
-    },
-    program: {
-      name: "step",
-      maxTokens,
-      steps,
-      taps: taps.map(({ name, buffer }) => ({
-        name,
-        step: indexOf(writer, buffer.name),
-        buffer: indexOf(bufferIndex, buffer.name),
-      })),
-    },
+    name: "step",
+    maxTokens,
+    steps: kernels.map(({ spec, schedule: { grid, chunk, serialUnits } }, i) => ({
+      kernel: textOf[i] as number,
+      grid,
+      chunk,
+      serialUnits,
+      args: kernelArgs(spec).map(argument),
+    })),
+    taps: taps.map(({ name, buffer }) => ({
+      name,
+      step: indexOf(writers, buffer.name),
+      buffer: indexOf(buffers, buffer.name),
+    })),
   };
 }
 
 /** Kernels by text: layers that are equal share one. */
 class KernelLibrary {
-  readonly texts: KernelText[] = [];
+  readonly texts: RenderedKernel[] = [];
   private readonly specs: KernelSpec[] = [];
   private readonly origins: Set<string>[] = [];
   private readonly byText = new Map<string, number>();
@@ -106,8 +98,9 @@ class KernelLibrary {
   ) {}
 
   /** The index of the kernel that computes `spec`. Specs that share a name but not a text are numbered apart. */
-  add(spec: KernelSpec, schedule: KernelSchedule): number {
-    const text = this.target.render(spec, schedule, spec.name);
+  add(kernel: ScheduledKernel): number {
+    const { spec } = kernel;
+    const text = this.target.render(kernel, spec.name);
     const known = this.byText.get(text.source);
     const origins = spec.nodes.map((n) => this.graph.originText(n));
     if (known !== undefined) {
@@ -117,7 +110,7 @@ class KernelLibrary {
     const sameName = this.specs.filter((s) => s.name === spec.name).length;
     const index = this.texts.length;
     this.byText.set(text.source, index);
-    this.texts.push(sameName === 0 ? text : this.target.render(spec, schedule, `${spec.name}_${sameName + 1}`));
+    this.texts.push(sameName === 0 ? text : this.target.render(kernel, `${spec.name}_${sameName + 1}`));
     this.specs.push(spec);
     this.origins.push(new Set(origins));
     return index;

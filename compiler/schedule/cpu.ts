@@ -85,7 +85,10 @@ function rowWork(cols: number): Partial<KernelSchedule> {
 }
 
 function requireLanes(name: string, headDim: number): void {
-  if (headDim % 16 !== 0) throw new UnsupportedError(`${name}: head sizes are multiples of 16; found ${headDim}`);
+  if (headDim % 16 !== 0)
+    throw new UnsupportedError(
+      `${name}: head sizes are multiples of 16 here; found ${headDim} (config.json: head_dim, or hidden_size / num_attention_heads)`,
+    );
 }
 
 const extent = (dim: Dim): Rpn => [typeof dim === "number" ? dim : dim.sym];

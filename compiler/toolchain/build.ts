@@ -1,12 +1,14 @@
 /**
  * Builds a folder of kernel sources into one shared library, compiling only what the cache has not seen.
  *
- * The cache is a folder of objects and libraries named by the hash of everything that went into them; entries are written whole
- * (temporary file, rename), so that processes may share it and a killed build leaves nothing half done.
+ * The cache is a folder of objects and libraries named by the hash of everything that went into them, each with a file that says
+ * its own hash; entries are written whole (temporary file, rename), so that processes may share it and a killed build leaves
+ * nothing half done. An entry that a disk lost or changed is made anew.
  */
 import { spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import type { Isa } from "../codegen/cpu.ts";
 import { ToolchainError } from "../errors.ts";
@@ -22,7 +24,7 @@ export interface BuildOptions {
   /** Cache folder, shared by all builds of this user. */
   readonly cache: string;
   readonly compiler?: Compiler;
-  /** Compilers running at once. */
+  /** Compilers running at once; default: one a processor. */
   readonly jobs?: number;
   /** Called after each kernel is there, compiled or found. */
   readonly onProgress?: (done: number, total: number, kernel: string) => void;
@@ -41,7 +43,7 @@ export interface BuildResult {
  */
 export async function buildKernels(options: BuildOptions): Promise<BuildResult> {
   const compiler = options.compiler ?? findCompiler();
-  const { sources, library, cache, jobs = 2 } = options;
+  const { sources, library, cache, jobs = availableParallelism() } = options;
   const flags = compileFlags(compiler, options.isa);
   const files = (await readdir(sources)).sort();
   const headers = await Promise.all(
@@ -56,7 +58,7 @@ export async function buildKernels(options: BuildOptions): Promise<BuildResult> 
   let compiled = 0;
   const objects = await mapConcurrently(kernels, jobs, async (file) => {
     const object = join(cache, "objects", `${hash([base, file, await readFile(join(sources, file), "utf8")])}.o`);
-    if (!(await exists(object))) {
+    if (!(await isWhole(object))) {
       await publish(object, (partial) =>
         run(compiler, [...flags, "-c", file, "-o", partial], resolve(sources), `kernel ${file.replace(/\.cpp$/, "")}`, cache),
       );
@@ -68,7 +70,7 @@ export async function buildKernels(options: BuildOptions): Promise<BuildResult> 
 
   const linked = linkFlags(compiler);
   const cached = join(cache, "objects", `${hash([base, linked, objects.map((o) => o.slice(-66))])}.so`);
-  if (!(await exists(cached))) {
+  if (!(await isWhole(cached))) {
     await publish(cached, (partial) =>
       run(compiler, [...linked, "-o", partial, ...objects, "-lm"], cache, "the kernel library", cache),
     );
@@ -85,6 +87,8 @@ async function publish(path: string, write: (partial: string) => Promise<void>):
   try {
     const partial = join(folder, "out");
     await write(partial);
+    await writeFile(`${partial}.sha256`, hashBytes(await readFile(partial)));
+    await rename(`${partial}.sha256`, `${path}.sha256`);
     await rename(partial, path);
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -133,10 +137,14 @@ async function mapConcurrently<T, R>(items: readonly T[], jobs: number, work: (i
   return results;
 }
 
-const exists = (path: string): Promise<boolean> =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
+/** Whether a cache entry is there as it was written. */
+async function isWhole(path: string): Promise<boolean> {
+  try {
+    return hashBytes(await readFile(path)) === (await readFile(`${path}.sha256`, "utf8"));
+  } catch {
+    return false;
+  }
+}
+
 const hash = (value: unknown): string => hashBytes(JSON.stringify(value));
 const hashBytes = (bytes: string | Uint8Array): string => createHash("sha256").update(bytes).digest("hex");

@@ -1,6 +1,7 @@
-import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
+import type { Manifest } from "../../runtime/manifest.ts";
 import { commandLine, pebble } from "../support/ingot-command.ts";
 
 const { run, cache, scratch } = commandLine("engines");
@@ -32,6 +33,16 @@ describe("ingot compile", () => {
   it("reports as JSON and nothing else on stdout", async () => {
     const { stdout } = await run(["compile", pebble, "-o", engine, "--max-model-len", "512", "--json"]);
     expect(JSON.parse(stdout)).toMatchObject({ folder: engine, upToDate: true, target: expect.stringMatching(/^cpu:/) });
+  });
+
+  it("says for each kernel which lines of the model it computes", async () => {
+    const folder = join(scratch, "origins");
+    await run(["compile", pebble, "-o", folder, "--no-build"]);
+    const { kernels } = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8")) as Manifest;
+    const origins = kernels.filter((k) => !k.name.startsWith("sample")).map((k) => k.origins);
+    expect(origins.every((of) => of.length > 0)).toBe(true);
+    expect(origins.flat().filter((origin) => !/ \(models\/\w+\.ts:\d+(, models\/\w+\.ts:\d+)*\)$/.test(origin))).toEqual([]);
+    expect(origins.flat()).toContainEqual(expect.stringMatching(/^layers\.0\.mlp\.down_proj .*\(models\/layers\.ts:/));
   });
 
   it("without building leaves sources that `ingot build` builds and then finds built", async () => {

@@ -3,9 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { type Architecture, defineArchitecture, type ModelConfig } from "../../compiler/architecture.ts";
-import { type CompileRequest, compileEngine, generate } from "../../compiler/compile.ts";
+import { type CompileRequest, compileEngine } from "../../compiler/compile.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
 import type { Node } from "../../compiler/ir/ops.ts";
+import { generate } from "../../compiler/pipeline.ts";
 import { converter } from "../../compiler/weights/convert.ts";
 import { RandomWeights } from "../../compiler/weights/random.ts";
 import { elementsOf } from "../../compiler/weights/source.ts";
@@ -164,7 +165,7 @@ describe("a compiled engine", () => {
 });
 
 describe("the dumps of a compile", () => {
-  it("are numbered, a text for each level: graphs, kernels, plan", async () => {
+  it("are numbered, a text for each stage: graphs, kernels, schedules, memory, program", async () => {
     const { dumps } = await compiled(request("cpu:generic", "bfloat16"));
     expect([...dumps.keys()]).toEqual([
       "00-model",
@@ -173,7 +174,9 @@ describe("the dumps of a compile", () => {
       "03-fold",
       "04-legalize",
       "05-form-kernels",
-      "06-plan",
+      "06-schedule",
+      "07-plan-memory",
+      "08-emit",
     ]);
     expect(dumps.get("04-legalize")).toMatch(/# layers\.2\.mlp\.down_proj \(models\/layers\.ts:\d+\)/);
     expect(dumps.get("05-form-kernels")!.split("\n").slice(0, 10).join("\n")).toMatchInlineSnapshot(`
@@ -188,17 +191,20 @@ describe("the dumps of a compile", () => {
       008 linear_bf16_80x48__silu_mul(v35, model.layers.0.mlp.gate_proj.weight+model.layers.0.mlp.up_proj.weight) -> v43 f32(T, 80) = (silu(acc0) * acc1)
       009 linear_bf16_48x80__add(v43, model.layers.0.mlp.down_proj.weight, v33) -> v46 f32(T, 48) = (v33 + acc0)"
     `);
-    const plan = dumps
-      .get("06-plan")!
-      .replace(/grid=.*? serial≤\d+/g, "…")
-      .split("\n");
-    expect(plan.filter((l) => !/^ {2}(v|00[0367]|0(0[89]|1|2))/.test(l)).join("\n")).toMatchInlineSnapshot(`
-      "arena 20480 bytes
-      program step, up to 16 tokens
-        001 embedding_bf16_48 … (token_ids, model.embed_tokens.weight, v4@12288)
-        002 rms_norm_f32_48 … (v4@12288, model.layers.0.input_layernorm.weight, v6@8192)
-        004 rope_store_kv_bf16_4x2x16 … (v16@0, v2@16384, v2@16384, kv.0, positions, seq_ids, block_tables, v19@8192)
-        005 paged_attention_bf16_4x2x16 … (v19@8192, kv.0, positions, seq_ids, block_tables, v30@0)
+    expect(dumps.get("06-schedule")!.split("\n").slice(2, 6).join("\n")).toMatchInlineSnapshot(`
+      "002 rms_norm_f32_48: rms_norm grid=[T] chunk=16 serial≤85
+      003 linear_bf16_128x48__bias: linear grid=[8] chunk=4 serial≤0 streams=4 rowBlock=2 accumulators=2 rowsPerPass=96 blockK=512 prefetchBytes=2048
+      004 rope_store_kv_bf16_4x2x16: store_kv grid=[T] chunk=2 serial≤1
+      005 paged_attention_bf16_4x2x16: paged_attention grid=[T 16 ceildiv 2 mul] chunk=1 serial≤0 tileTokens=16 chunk=64 rowBlock=2 accumulators=2"
+    `);
+    expect(dumps.get("07-plan-memory")).toMatch(/^arena 20480 bytes\n( {2}v\d+ f32\([TS], \d+\) at \d+, \d+ bytes\n)+$/);
+    const steps = dumps.get("08-emit")!.split("\n");
+    expect(steps.filter((l) => !/^ {2}(00[0367]|0(0[89]|1|2))/.test(l)).join("\n")).toMatchInlineSnapshot(`
+      "program step, up to 16 tokens, 12 kernels
+        001 embedding_bf16_48 (token_ids, model.embed_tokens.weight, v4@12288)
+        002 rms_norm_f32_48 (v4@12288, model.layers.0.input_layernorm.weight, v6@8192)
+        004 rope_store_kv_bf16_4x2x16 (v16@0, v2@16384, v2@16384, kv.0, positions, seq_ids, block_tables, v19@8192)
+        005 paged_attention_bf16_4x2x16 (v19@8192, kv.0, positions, seq_ids, block_tables, v30@0)
         tap hidden.0 after 001: v4@12288
         tap hidden.1 after 009: v46@12288
         tap hidden.2 after 017: v86@12288
@@ -206,7 +212,6 @@ describe("the dumps of a compile", () => {
         tap logits after 027: v131@0
       "
     `);
-    expect(plan.find((l) => l.startsWith("  v"))).toMatch(/^ {2}v\d+ f32\(T, \d+\) at \d+, \d+ bytes$/);
   });
 });
 

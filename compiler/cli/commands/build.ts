@@ -1,8 +1,11 @@
 /**
  * `ingot build`: an engine's sources become a library for this machine; what an engine package's install step runs.
  */
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
+import type { Manifest } from "../../../runtime/manifest.ts";
 import { writeManifest } from "../../engine/contents.ts";
 import { buildLibrary } from "../../engine/library.ts";
 import { readManifest } from "../load.ts";
@@ -24,9 +27,16 @@ async function build(engine: string, flags: { json?: boolean }): Promise<void> {
   const manifest = readManifest(folder);
   const bar = progress("building kernels");
   const onBuild = (done: number, total: number) => bar.update(done, total);
+  const before = libraryHash(folder, manifest);
   const library = await buildLibrary(folder, manifest.target, kernelCache(), onBuild).finally(bar.stop);
-  const changed = manifest.library?.sha256 !== library.sha256;
-  if (changed) await writeManifest(folder, { ...manifest, library });
+  const changed = before !== library.sha256 || manifest.library?.sha256 !== library.sha256;
+  if (manifest.library?.sha256 !== library.sha256) await writeManifest(folder, { ...manifest, library });
   if (flags.json) return console.log(JSON.stringify({ folder, target: manifest.target, library, changed }, null, 2));
   console.log(`${join(folder, library.file)} (${manifest.target})${changed ? "" : " was up to date"}`);
+}
+
+/** sha256 of the library that is there; null when there is none. */
+function libraryHash(folder: string, { library }: Manifest): string | null {
+  const file = library && join(folder, library.file);
+  return file && existsSync(file) ? createHash("sha256").update(readFileSync(file)).digest("hex") : null;
 }

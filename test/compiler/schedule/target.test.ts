@@ -65,7 +65,7 @@ describe("schedules", () => {
 
   it("refuse head sizes that are not whole vectors", () => {
     expect(() => scheduleKernel(attentionSpec({ heads: 2, kvHeads: 1, headDim: 72 }), "avx2")).toThrow(
-      "head sizes are multiples of 16; found 72",
+      "head sizes are multiples of 16 here; found 72",
     );
   });
 });

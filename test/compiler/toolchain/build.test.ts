@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -67,6 +67,15 @@ describe("building kernels", () => {
     const results = await Promise.all([1, 2, 3].map((i) => build(folder, cache, join(root, `at-once-${i}.so`))));
     expect(new Set(results.map((r) => r.sha256)).size).toBe(1);
     expect(readdirSync(join(cache, "objects")).filter((f) => f.startsWith("partial"))).toEqual([]);
+  });
+
+  it("makes a damaged entry of the cache anew", async () => {
+    const [folder, cache] = [sources(), fresh("cache")];
+    const first = await build(folder, cache);
+    for (const file of readdirSync(join(cache, "objects")).filter((f) => !f.endsWith(".sha256"))) {
+      truncateSync(join(cache, "objects", file), 100);
+    }
+    expect(await build(folder, cache)).toEqual({ ...first, compiled: 3, reused: 0 });
   });
 
   it("names the kernel that does not compile and keeps the compiler's output", async () => {
