@@ -78,7 +78,7 @@ describe("an engine says what is wrong with it and what repairs it:", () => {
   });
 
   it("one for another processor is compiled again here", async () => {
-    const message = await damaged(() => edit((json) => Object.assign(json, { target: foreign })));
+    const message = await damaged(() => edit((json) => Object.assign(json, { target: foreign, features: ["sve9"] })));
     expect(message).toMatch(new RegExp(`the engine was built for ${foreign}, but this machine \\(.*\\) lacks .*--target native`));
   });
 });
