@@ -4,10 +4,11 @@
  * Not the scheduler: an engine runs the batch it is given and knows no requests. It holds memory and threads until `close`.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
 import { checkBatch } from "./batch-check.ts";
+import { checkWeights, type HashProgress } from "./engine-files.ts";
 import { EngineError, ManifestError } from "./errors.ts";
 import { bytesPerBlock, numKvBlocks } from "./kv-cache-size.ts";
 import {
@@ -38,6 +39,8 @@ export interface EngineOptions {
   readonly maxNumBatchedTokens?: number;
   /** Pins each thread to a core of its own; true by default. */
   readonly pin?: boolean;
+  /** Hears of weights being hashed, which happens when their file is not the one that was last found right. */
+  readonly onHash?: HashProgress;
   /** The addon; by default the package's own. */
   readonly native?: NativeAddon;
 }
@@ -80,7 +83,7 @@ export class Engine implements Device {
    * Loads the engine in `folder`.
    * Throws `ManifestError` if its files are missing, damaged or not built, `EngineError` if it cannot run here as asked.
    */
-  static load(folder: string, options: EngineOptions = {}): Engine {
+  static async load(folder: string, options: EngineOptions = {}): Promise<Engine> {
     const path = join(folder, "manifest.json");
     if (!existsSync(path))
       throw new ManifestError(`${folder} is not an engine: it has no manifest.json; make one with \`ingot compile <model>\``);
@@ -89,7 +92,6 @@ export class Engine implements Device {
     const cpu = native.cpuFacts();
     checkTarget(manifest, cpu);
     const library = checkedLibrary(folder, manifest);
-    const weights = checkedWeights(folder, manifest);
     const limits = lowerLimits(manifest, options);
     const threads = wholeNumber("--threads", options.threads ?? cpu.cores, 1024);
     const scratchBytes = Math.max(0, ...manifest.kernels.map((kernel) => kernel.scratchBytes));
@@ -99,6 +101,7 @@ export class Engine implements Device {
       utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
     });
+    const weights = await checkWeights(folder, manifest, { onHash: options.onHash });
     let executor: NativeExecutor;
     try {
       executor = native.createExecutor({
@@ -216,16 +219,6 @@ function checkedLibrary(folder: string, { library }: Manifest): string {
   const found = createHash("sha256").update(readFileSync(file)).digest("hex");
   if (found !== library.sha256)
     throw new ManifestError(`${file} has sha256 ${found}, the manifest says ${library.sha256}: ${remedy}`);
-  return file;
-}
-
-function checkedWeights(folder: string, { weights }: Manifest): string {
-  const file = resolve(folder, weights.file);
-  const remedy = "compile the model again";
-  const found = statSync(file, { throwIfNoEntry: false });
-  if (!found) throw new ManifestError(`${file} is missing: ${remedy}`);
-  if (found.size !== weights.bytes)
-    throw new ManifestError(`${file} has ${found.size} bytes, the manifest says ${weights.bytes}: ${remedy}`);
   return file;
 }
 

@@ -220,7 +220,7 @@ export async function loadParts(path: string, options: LLMOptions = {}): Promise
   const hasTokenizer = existsSync(join(folder, "tokenizer.json"));
   const tokenizer = hasTokenizer ? await Tokenizer.load(folder) : undefined;
   const chatTemplate = await ChatTemplate.load(folder);
-  const engine = Engine.load(folder, options); // last: nothing to give back when the rest fails
+  const engine = await Engine.load(folder, options); // last: nothing to give back when the rest fails
   const { name, model } = engine.manifest;
   return {
     device: engine,

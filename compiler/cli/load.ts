@@ -1,29 +1,35 @@
 /**
  * Loads engines for the verbs that run them.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { checkWeights } from "../../runtime/engine-files.ts";
+import { ManifestError } from "../../runtime/errors.ts";
 import { LLM } from "../../runtime/llm.ts";
 import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { type CompileFlags, defaultCompileFlags, type LoadFlags } from "./options.ts";
+import { progress } from "./progress.ts";
 import type { Verifiable } from "./verification.ts";
 
 /** The manifest of an engine folder. Throws `ManifestError`. */
 export function readManifest(folder: string): Manifest {
   const file = join(folder, "manifest.json");
+  if (!existsSync(file)) throw new ManifestError(`${file} is missing: compile the model again to write a new engine`);
   return parseManifest(readFileSync(file, "utf8"), file);
 }
 
 /** Loads an engine as the flags ask. */
-export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
+export async function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
+  const checking = progress("checking weights", "bytes");
   return LLM.load(folder, {
     threads: flags.threads,
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,
     enablePrefixCaching: flags.enablePrefixCaching,
+    onHash: checking.update,
     ...saidLimits(flags),
-  });
+  }).finally(checking.stop);
 }
 
 /** Limits that somebody asked for; the others stay the engine's own. */
@@ -33,8 +39,11 @@ function saidLimits(flags: Partial<CompileFlags>): Partial<Limits> {
   return Object.fromEntries(names.filter((n) => flags[n] !== unsaid[n]).map((n) => [n, flags[n]]));
 }
 
-/** An engine with what verification asks of it. */
+/** An engine with what verification asks of it, its weights hashed whatever their stamp says. Throws `ManifestError` when they differ. */
 export async function loadForVerification(folder: string, flags: LoadFlags & Partial<CompileFlags>) {
+  const manifest = readManifest(folder);
+  const checking = progress("checking weights", "bytes");
+  await checkWeights(folder, manifest, { trustStamp: false, onHash: checking.update }).finally(checking.stop);
   const llm = await loadLlm(folder, flags);
   const engine: Verifiable = {
     forward: (ids, options) => llm.forward(ids, options),
@@ -43,5 +52,5 @@ export async function loadForVerification(folder: string, flags: LoadFlags & Par
       return output?.outputs[0]?.tokenIds ?? [];
     },
   };
-  return { engine, manifest: readManifest(folder), close: () => llm.close() };
+  return { engine, manifest, close: () => llm.close() };
 }

@@ -149,7 +149,7 @@ interface RunOptions extends EngineOptions {
 async function run(folder: string, requests: readonly Ask[], { alone, numBlocks, ...options }: RunOptions): Promise<Run> {
   const manifest = readManifest(folder);
   const kvCacheMemoryBytes = (numBlocks ?? 2048) * bytesPerBlock(manifest);
-  const engine = Engine.load(folder, { maxModelLen: CONTEXT, kvCacheMemoryBytes, ...options });
+  const engine = await Engine.load(folder, { maxModelLen: CONTEXT, kvCacheMemoryBytes, ...options });
   const random = seededRandom(CROWD);
   const arrivals: (() => void)[] = [];
   let maxRunning = 0;
@@ -280,7 +280,7 @@ describe.each(isFullRun ? sweep() : sample())("$model in $dtype on $target gives
 
   it("scoring as in generating", async () => {
     // A scored position is the same computation as a generated one: rows of forward are the logits that tokens were drawn from.
-    const engine = Engine.load(folder, { threads: 2, maxModelLen: CONTEXT, kvCacheMemoryBytes: 2 ** 28 });
+    const engine = await Engine.load(folder, { threads: 2, maxModelLen: CONTEXT, kvCacheMemoryBytes: 2 ** 28 });
     const { numLayers, vocabSize } = readManifest(folder).model;
     const loop = new AsyncEngine(engine, { stream: () => ({ push: () => "", flush: () => "" }) }, { eosTokenIds: [], numLayers });
     try {

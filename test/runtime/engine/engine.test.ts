@@ -10,8 +10,8 @@ import { testAddon } from "../../native/kernel-library.ts";
 import { promptBatch, tableRow, VOCAB, writeEchoEngine } from "./echo-engine.ts";
 
 const engines: Engine[] = [];
-function load(folder: string, options: EngineOptions = {}): Engine {
-  const engine = Engine.load(folder, { threads: 3, native: testAddon(), ...options });
+async function load(folder: string, options: EngineOptions = {}): Promise<Engine> {
+  const engine = await Engine.load(folder, { threads: 3, native: testAddon(), ...options });
   engines.push(engine);
   return engine;
 }
@@ -24,7 +24,7 @@ afterEach(async () => {
 
 describe("an engine", () => {
   it("runs a batch of prompts and gives ids, log-probabilities and alternatives row by row", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     const result = await engine.step(promptBatch([[3, 4, 5], [7], [1, 2]], [[2], [0], [5]]));
     expect([...result.tokenIds]).toEqual([12, 7, 3]);
     expect([...result.logprobs]).toEqual([0.5, 1.5, 2.5]);
@@ -34,7 +34,7 @@ describe("an engine", () => {
   });
 
   it("keeps the KV cache of each layer and block apart between steps", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     const first = Array.from({ length: 20 }, (_, i) => i + 1);
     const second = Array.from({ length: 20 }, (_, i) => 2 * i + 1);
     const tables = [
@@ -48,7 +48,7 @@ describe("an engine", () => {
   });
 
   it("reads taps back as float32 rows from rows and from bf16 tiles", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     const ids = Array.from({ length: 18 }, (_, i) => 5 * i);
     const { taps } = await engine.step(promptBatch([ids], [[0, 1]]), ["hidden.1", "hidden.0"]);
     expect([...taps.get("hidden.0")!]).toEqual(ids.flatMap((id) => tableRow(id)));
@@ -59,7 +59,7 @@ describe("an engine", () => {
   });
 
   it("runs a batch that samples nothing: a chunk of a prompt", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     const none = { sampleRows: new Int32Array(0), sampleFloats: new Float32Array(0), sampleInts: new Int32Array(0) };
     const result = await engine.step({ ...promptBatch([[1, 2, 3]], [[4]]), ...none });
     expect(result).toMatchObject({ tokenIds: new Int32Array(0), topLogprobs: new Float32Array(0) });
@@ -67,14 +67,14 @@ describe("an engine", () => {
   });
 
   it("refuses a tap it does not have and names those it has", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     await expect(engine.step(promptBatch([[1]], [[0]]), ["hidden.9"])).rejects.toThrow(
       /no tap hidden\.9; it has hidden\.0, hidden\.1, seen\.0/,
     );
   });
 
   it("names each step's kernel with its milliseconds when profiled", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     engine.profile(true);
     await engine.step(promptBatch([[1, 2, 3]], [[0]]));
     const steps = engine.profile(false);
@@ -83,7 +83,7 @@ describe("an engine", () => {
   });
 
   it("closes once, after the running step, and refuses steps from then on", async () => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     const running = engine.step(promptBatch([[9]], [[0]]));
     await Promise.all([engine.close(), engine.close()]);
     expect((await running).tokenIds[0]).toBe(9);
@@ -105,7 +105,7 @@ describe("an engine", () => {
     ["too many sequences", { numSeqs: 5 }, /5 sequences, limit 4/],
   ];
   it.each(broken)("refuses a batch with %s before any kernel sees it", async (_, change, message) => {
-    const engine = load(writeEchoEngine());
+    const engine = await load(writeEchoEngine());
     const batch = { ...promptBatch([[1, 2]], [[0]]), ...change } as Batch;
     await expect(engine.step(batch)).rejects.toThrow(message);
     await expect(engine.step(batch)).rejects.toThrow(InternalError);
@@ -128,39 +128,39 @@ function pretend(facts: { availableBytes?: number; features?: string[] }): Nativ
 }
 
 describe("the KV cache", () => {
-  it("gets what the limits can use when memory allows", () => {
-    const engine = load(writeEchoEngine());
+  it("gets what the limits can use when memory allows", async () => {
+    const engine = await load(writeEchoEngine());
     expect(engine.numBlocks).toBe(4 * 8);
     expect(engine.kvCacheBytes).toBe(4 * 8 * 2 * 4096);
-    expect(load(writeEchoEngine(), { maxNumSeqs: 1, maxModelLen: 17 }).numBlocks).toBe(2);
+    expect((await load(writeEchoEngine(), { maxNumSeqs: 1, maxModelLen: 17 })).numBlocks).toBe(2);
   });
 
-  it("gets 90 % of free memory less weights, arena and scratch when that is less", () => {
+  it("gets 90 % of free memory less weights, arena and scratch when that is less", async () => {
     const availableBytes = 300_000;
     const rest = 0.9 * availableBytes - 16384 - 65536 - 3 * 256;
-    expect(load(writeEchoEngine(), { native: pretend({ availableBytes }) }).numBlocks).toBe(Math.floor(rest / 8192));
-    const half = load(writeEchoEngine(), { native: pretend({ availableBytes }), memoryUtilization: 0.55 });
+    expect((await load(writeEchoEngine(), { native: pretend({ availableBytes }) })).numBlocks).toBe(Math.floor(rest / 8192));
+    const half = await load(writeEchoEngine(), { native: pretend({ availableBytes }), memoryUtilization: 0.55 });
     expect(half.numBlocks).toBe(Math.floor((rest - 0.35 * availableBytes) / 8192));
   });
 
-  it("refuses to start when not one sequence fits, with the numbers and the flag to lower", () => {
+  it("refuses to start when not one sequence fits, with the numbers and the flag to lower", async () => {
     const native = pretend({ availableBytes: 130_000 });
-    expect(() => load(writeEchoEngine(), { native })).toThrow(
+    await expect(load(writeEchoEngine(), { native })).rejects.toThrow(
       /one sequence of 128 tokens takes .* lower --max-model-len to at most 64/,
     );
-    expect(load(writeEchoEngine(), { native, maxModelLen: 64 }).numBlocks).toBe(4);
-    expect(() => load(writeEchoEngine(), { native: pretend({ availableBytes: 1000 }) })).toThrow(
+    expect((await load(writeEchoEngine(), { native, maxModelLen: 64 })).numBlocks).toBe(4);
+    await expect(load(writeEchoEngine(), { native: pretend({ availableBytes: 1000 }) })).rejects.toThrow(
       /free memory or use a smaller model/,
     );
   });
 
-  it("has the size asked for, within free memory", () => {
-    expect(load(writeEchoEngine(), { kvCacheMemoryBytes: 10 * 8192 + 5 }).numBlocks).toBe(10);
-    expect(() => load(writeEchoEngine(), { kvCacheMemoryBytes: 8192 })).toThrow(/--kv-cache-memory gives .* at most 16/);
-    expect(() => load(writeEchoEngine(), { kvCacheMemoryBytes: 2 ** 40, native: pretend({ availableBytes: 200_000 }) })).toThrow(
-      /lower it/,
-    );
-    expect(() => load(writeEchoEngine(), { memoryUtilization: 1.5 })).toThrow(/--memory-utilization/);
+  it("has the size asked for, within free memory", async () => {
+    expect((await load(writeEchoEngine(), { kvCacheMemoryBytes: 10 * 8192 + 5 })).numBlocks).toBe(10);
+    await expect(load(writeEchoEngine(), { kvCacheMemoryBytes: 8192 })).rejects.toThrow(/--kv-cache-memory gives .* at most 16/);
+    await expect(
+      load(writeEchoEngine(), { kvCacheMemoryBytes: 2 ** 40, native: pretend({ availableBytes: 200_000 }) }),
+    ).rejects.toThrow(/lower it/);
+    await expect(load(writeEchoEngine(), { memoryUtilization: 1.5 })).rejects.toThrow(/--memory-utilization/);
   });
 });
 
@@ -203,47 +203,56 @@ describe("loading refuses", () => {
       EngineError,
     ],
   ];
-  it.each(cases)("%s", (_, change, message, kind) => {
+  it.each(cases)("%s", async (_, change, message, kind) => {
     const folder = writeEchoEngine(change);
-    expect(() => load(folder)).toThrow(message);
-    expect(() => load(folder)).toThrow(kind);
+    await expect(load(folder)).rejects.toThrow(message);
+    await expect(load(folder)).rejects.toThrow(kind);
     rmSync(folder, { recursive: true });
   });
 
-  it("truncated weights, with both sizes", () => {
+  it("truncated weights, with both sizes", async () => {
     const folder = writeEchoEngine();
     truncateSync(join(folder, "weights.bin"), 16000);
-    expect(() => load(folder)).toThrow(/weights\.bin has 16000 bytes, the manifest says 16384/);
+    await expect(load(folder)).rejects.toThrow(/weights\.bin has 16000 bytes, the manifest says 16384/);
   });
 
-  it("a damaged manifest and a folder that is none", () => {
+  it("weights of other bytes, with both hashes", async () => {
+    const folder = writeEchoEngine();
+    await load(folder);
+    writeFileSync(join(folder, "weights.bin"), new Uint8Array(16384));
+    await expect(load(folder)).rejects.toThrow(
+      /weights\.bin has sha256 \w{64}, the manifest says \w{64}: compile the model again/,
+    );
+  });
+
+  it("a damaged manifest and a folder that is none", async () => {
     const folder = writeEchoEngine();
     writeFileSync(join(folder, "manifest.json"), "{");
-    expect(() => load(folder)).toThrow(ManifestError);
-    expect(() => load(join(folder, "build"))).toThrow(/is not an engine: it has no manifest\.json/);
+    await expect(load(folder)).rejects.toThrow(ManifestError);
+    await expect(load(join(folder, "build"))).rejects.toThrow(/is not an engine: it has no manifest\.json/);
   });
 
-  it("an engine built for another CPU, saying what is missing and what to do", () => {
+  it("an engine built for another CPU, saying what is missing and what to do", async () => {
     const tiled = writeEchoEngine((m) => ({
       ...m,
       target: "cpu:avx512-amx",
       features: ["avx2", "avx512f", "amx_tile", "amx_bf16"],
     }));
-    expect(() => load(tiled, { native: pretend({ features: ["avx2", "fma", "avx512f"] }) })).toThrow(
+    await expect(load(tiled, { native: pretend({ features: ["avx2", "fma", "avx512f"] }) })).rejects.toThrow(
       /built for cpu:avx512-amx, but this machine \(A Processor\) lacks amx_tile, amx_bf16: .*--target native/,
     );
     const elsewhere = writeEchoEngine((m) => ({ ...m, target: "cuda:sm_90a" }));
-    expect(() => load(elsewhere, { native: pretend({}) })).toThrow(/for cuda:sm_90a, which this runtime cannot drive/);
+    await expect(load(elsewhere, { native: pretend({}) })).rejects.toThrow(/for cuda:sm_90a, which this runtime cannot drive/);
   });
 
-  it("limits above the engine's, and takes lower ones", () => {
+  it("limits above the engine's, and takes lower ones", async () => {
     const folder = writeEchoEngine();
-    expect(() => load(folder, { maxModelLen: 129 })).toThrow(
+    await expect(load(folder, { maxModelLen: 129 })).rejects.toThrow(
       /--max-model-len 129 is above the engine's 128: compile the model again/,
     );
-    expect(() => load(folder, { maxNumSeqs: 0 })).toThrow(/--max-num-seqs must be a whole number from 1 to 4, found 0/);
-    expect(() => load(folder, { threads: 1.5 })).toThrow(/--threads must be a whole number/);
-    const engine = load(folder, { maxModelLen: 100, maxNumSeqs: 2, maxNumBatchedTokens: 10 });
+    await expect(load(folder, { maxNumSeqs: 0 })).rejects.toThrow(/--max-num-seqs must be a whole number from 1 to 4, found 0/);
+    await expect(load(folder, { threads: 1.5 })).rejects.toThrow(/--threads must be a whole number/);
+    const engine = await load(folder, { maxModelLen: 100, maxNumSeqs: 2, maxNumBatchedTokens: 10 });
     expect(engine).toMatchObject({ maxModelLen: 100, maxNumSeqs: 2, maxNumBatchedTokens: 10, blockSize: 16, vocabSize: VOCAB });
   });
 });

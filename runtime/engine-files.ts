@@ -1,0 +1,91 @@
+/**
+ * The weights of an engine folder against the hash in its manifest.
+ *
+ * Hashing takes half a second a gigabyte, too long for every start. So a stamp beside the weights notes what their file was (times,
+ * inode) when its hash was last right, and is believed while the file is still that one: whoever writes, copies or restores it
+ * changes them. A stamp is about one copy on one disk and no part of the engine: a folder without it is whole.
+ */
+import { createHash } from "node:crypto";
+import { type BigIntStats, createReadStream, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { ManifestError } from "./errors.ts";
+import type { Manifest } from "./manifest.ts";
+
+/** The stamp's file name in an engine folder. */
+export const STAMP_FILE = ".weights-stamp";
+/** Bytes hashed at a time. */
+const CHUNK_BYTES = 4 * 2 ** 20;
+
+/** `done` and `total` bytes of a file being hashed. */
+export type HashProgress = (done: number, total: number) => void;
+
+export interface WeightsCheck {
+  /** False hashes whatever the stamp says; true by default. */
+  readonly trustStamp?: boolean;
+  readonly onHash?: HashProgress;
+}
+
+/** The path of the weights of the engine in `folder`. Throws `ManifestError` when they are not those of its manifest. */
+export async function checkWeights(folder: string, manifest: Manifest, check: WeightsCheck = {}): Promise<string> {
+  const fault = await weightsFault(folder, manifest, check);
+  if (fault !== null) throw new ManifestError(`${fault}: compile the model again`);
+  return resolve(folder, manifest.weights.file);
+}
+
+/** What is wrong with the weights of the engine in `folder`: a clause that names the file; null when they are the manifest's. */
+export async function weightsFault(
+  folder: string,
+  { weights }: Pick<Manifest, "weights">,
+  { trustStamp = true, onHash }: WeightsCheck = {},
+): Promise<string | null> {
+  const file = resolve(folder, weights.file);
+  const found = statSync(file, { bigint: true, throwIfNoEntry: false });
+  if (!found?.isFile()) return `${file} is missing`;
+  if (Number(found.size) !== weights.bytes) return `${file} has ${found.size} bytes, the manifest says ${weights.bytes}`;
+  const stamp = stampOf(found, weights.sha256);
+  if (trustStamp && readStamp(folder, stamp.length) === stamp) return null;
+  const sha256 = await hashFile(file, onHash);
+  writeStamp(folder, sha256 === weights.sha256 ? stamp : null);
+  return sha256 === weights.sha256 ? null : `${file} has sha256 ${sha256}, the manifest says ${weights.sha256}`;
+}
+
+/** Notes that the weights file `file` of `folder`, as it is now, has the hash `sha256`. */
+export function stampWeights(folder: string, file: string, sha256: string): void {
+  writeStamp(folder, stampOf(statSync(join(folder, file), { bigint: true }), sha256));
+}
+
+/** The sha256 of a file in hexadecimal, read in pieces. */
+export async function hashFile(file: string, onHash?: HashProgress): Promise<string> {
+  const { size } = statSync(file);
+  const hash = createHash("sha256");
+  let done = 0;
+  for await (const chunk of createReadStream(file, { highWaterMark: CHUNK_BYTES })) {
+    hash.update(chunk);
+    done += chunk.length;
+    onHash?.(done, size);
+  }
+  return hash.digest("hex");
+}
+
+/** The time of change, too: it cannot be set back as that of modification can. */
+const stampOf = ({ mtimeNs, ctimeNs, ino }: BigIntStats, sha256: string): string => `${sha256} ${mtimeNs} ${ctimeNs} ${ino}\n`;
+
+/** The stamp of `folder`, if it has one of `length` characters. */
+function readStamp(folder: string, length: number): string | undefined {
+  const path = join(folder, STAMP_FILE);
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found?.isFile() && found.size === length ? readFileSync(path, "latin1") : undefined;
+}
+
+/** Writes the stamp whole, or removes it. */
+function writeStamp(folder: string, stamp: string | null): void {
+  const path = join(folder, STAMP_FILE);
+  const partial = `${path}.partial-${process.pid}`;
+  try {
+    if (stamp === null) return rmSync(path, { force: true });
+    writeFileSync(partial, stamp, { flag: "wx" });
+    renameSync(partial, path);
+  } catch {
+    // A folder that this user may not write: the next check hashes again.
+  }
+}
