@@ -8,13 +8,15 @@ import { existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
+import { type HashProgress, stampWeights } from "../runtime/engine-files.ts";
 import type { Manifest, ModelFacts } from "../runtime/manifest.ts";
 import type { ModelConfig } from "./architecture.ts";
 import { librarySources } from "./codegen/render.ts";
-import { copyModelFiles, isUpToDate, writeKernelSources, writeManifest, writePackage } from "./engine/contents.ts";
+import { copyModelFiles, hashFiles, writeKernelSources, writeManifest, writePackage } from "./engine/contents.ts";
 import { ensureSpace, writeEngineFolder } from "./engine/folder.ts";
 import { buildLibrary } from "./engine/library.ts";
 import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
+import { isUpToDate } from "./engine/up-to-date.ts";
 import { type Dump, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
@@ -48,6 +50,10 @@ export interface CompileReport {
 }
 
 export interface CompileEvents {
+  /** A file of the engine that is there already is not as it was written, so that it is made again: a clause that names it. */
+  onFault?(fault: string): void;
+  /** Weights of the engine that is there already, where they may have changed. */
+  onHash?: HashProgress;
   onPack?(done: number, total: number): void;
   onBuild?(done: number, total: number): void;
   /** Numbered dumps of every level. */
@@ -69,7 +75,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       build: request.build,
     },
   };
-  if (isUpToDate(folder, { name, target: request.target, provenance })) {
+  if (await isUpToDate(folder, { name, target: request.target, provenance }, events)) {
     if (events.dump) generate(request, events.dump); // who asks for the dumps of an engine that is there gets them
     return { folder, upToDate: true, kernels: 0, weightBytes: 0, seconds: { generate: 0, pack: 0, build: 0 } };
   }
@@ -86,9 +92,11 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     const sources = new Map(librarySources(dialect).map((f) => [f.name, f.text]));
     for (const text of emitted.texts) sources.set(`${text.name}.cpp`, text.source);
     await writeKernelSources(temporary, sources);
+    const files = await hashFiles(temporary);
 
     const packing = performance.now();
     const packed = await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack);
+    stampWeights(temporary, WEIGHTS_FILE, packed.sha256);
     seconds.pack = since(packing);
 
     const building = performance.now();
@@ -107,6 +115,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       kvCache,
       arena,
       library,
+      files,
       kernels: emitted.entries,
       programs: [program],
     });

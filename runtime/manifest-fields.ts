@@ -81,20 +81,23 @@ export const record = <T extends object>(fields: { readonly [K in keyof T]-?: Re
   };
 };
 
-/** An object of at most `max` freely named scalars; the result is sorted by name. */
-export const scalars =
-  (max: number): Reader<Readonly<Record<string, string | number | boolean>>> =>
+/** An object of at most `max` values under names that match `names` (`expected` says them in words); the result is sorted by name. */
+export const dictionary =
+  <T>(names: RegExp, expected: string, reader: Reader<T>, max: number): Reader<Readonly<Record<string, T>>> =>
   (value, path) => {
     const entries = Object.entries(asObject(value, path)).sort(([a], [b]) => (a < b ? -1 : 1));
     if (entries.length > max) throw new FieldError(path, `at most ${max} fields`, `${entries.length} fields`);
-    for (const [name, scalar] of entries) {
-      if (!/^[A-Za-z][\w-]{0,63}$/.test(name)) throw new FieldError(path, "fields with plain names", `a field "${name}"`);
-      const short = typeof scalar === "string" && scalar.length <= 1024;
-      if (!short && typeof scalar !== "boolean" && !(typeof scalar === "number" && Number.isFinite(scalar)))
-        throw new FieldError(join(path, name), "a short string, a finite number, true or false", printValue(scalar));
-    }
-    return Object.fromEntries(entries) as Record<string, string | number | boolean>;
+    const unknown = entries.find(([name]) => !names.test(name));
+    if (unknown) throw new FieldError(path, expected, `a field ${printValue(unknown[0])}`);
+    return Object.fromEntries(entries.map(([name, v]) => [name, reader(v, join(path, name))]));
   };
+
+/** A short string, a finite number, true or false. */
+export const scalar: Reader<string | number | boolean> = (value, path) => {
+  if (typeof value === "string" ? value.length <= 1024 : typeof value === "boolean" || Number.isFinite(value))
+    return value as string | number | boolean;
+  throw new FieldError(path, "a short string, a finite number, true or false", printValue(value));
+};
 
 /** The value as a plain object, or `FieldError`. */
 export function asObject(value: unknown, path: string): Record<string, unknown> {

@@ -27,6 +27,7 @@ import {
 import {
   asObject,
   boolean,
+  dictionary,
   FieldError,
   integer,
   list,
@@ -35,7 +36,7 @@ import {
   printValue,
   type Reader,
   record,
-  scalars,
+  scalar,
   text,
 } from "./manifest-fields.ts";
 
@@ -168,7 +169,7 @@ const manifest: Reader<Manifest> = record<Manifest>({
   provenance: record<Manifest["provenance"]>({
     compiler: label,
     checkpoint: text(/^([0-9a-f]{64}|random:\d{1,15})$/, "a sha256 in hexadecimal, or random: and a seed"),
-    options: scalars(64),
+    options: dictionary(/^[A-Za-z][\w-]{0,63}$/, "fields with plain names", scalar, 64),
   }),
   weights: record<Manifest["weights"]>({ file: fileName, bytes, sha256, tensors: list(tensor, 0, 2 ** 20) }),
   kvCache,
@@ -179,6 +180,7 @@ const manifest: Reader<Manifest> = record<Manifest>({
       sha256,
     }),
   ),
+  files: dictionary(/^(kernels\/)?[A-Za-z0-9_][\w.-]{0,259}$/, "files by name, alone or in kernels/", sha256, 2 ** 17),
   kernels: list(kernel, 0, 2 ** 16),
   programs: list(program, 1, 64),
   predicted: record<Manifest["predicted"]>({

@@ -162,6 +162,8 @@ export interface Manifest {
   readonly kvCache: KvCacheEntry;
   readonly arena: { readonly bytes: number; readonly buffers: readonly BufferEntry[] };
   readonly library: { readonly file: string; readonly sha256: string } | null; // null: not built yet
+  /** sha256 of the other files, by path in the folder: kernel sources with what they include, tokenizer, configuration, terms. */
+  readonly files: Readonly<Record<string, string>>;
   readonly kernels: readonly KernelEntry[];
   readonly programs: readonly Program[];
   readonly predicted: {

@@ -9,6 +9,7 @@ import { loadNative } from "../../runtime/native.ts";
 import { computeDType, type ModelConfig } from "../architecture.ts";
 import { type CompileReport, type CompileRequest, compileEngine } from "../compile.ts";
 import { modelFilesHash } from "../engine/contents.ts";
+import { refuseEditedSources } from "../engine/up-to-date.ts";
 import { CompileError } from "../errors.ts";
 import { bestTarget, knownTargets } from "../schedule/target.ts";
 import { RandomWeights } from "../weights/random.ts";
@@ -28,7 +29,7 @@ const DTYPES = ["float32", "bfloat16", "float16"] as const;
 export interface CompileManner {
   /** False writes sources and weights, and builds nothing. */
   readonly build: boolean;
-  /** The engine folder; by default one in the cache. */
+  /** The engine folder, whose kernels are not replaced when they were edited; by default one in the cache. */
   readonly out?: string;
   /** Takes what a person would want to know: the target chosen, tensors that nothing reads. */
   readonly say: (message: string) => void;
@@ -70,10 +71,14 @@ export async function compileModel(
       kernelCache: kernelCache(),
     };
     const folder = resolve(out ?? cachedFolder(request));
+    if (out !== undefined) await refuseEditedSources(folder);
+    const checking = progress("checking weights", "bytes");
     const packing = progress("packing weights", "bytes");
     const building = progress("building kernels");
     try {
       const report = await compileEngine(folder, request, {
+        onFault: (fault) => say(`${fault}: compiling again`),
+        onHash: (done, total) => checking.update(done, total),
         onPack: (done, total) => packing.update(done, total),
         onBuild: (done, total) => building.update(done, total),
         dump: dumper(process.env.DUMP),
@@ -84,6 +89,7 @@ export async function compileModel(
       }
       return { ...report, target };
     } finally {
+      checking.stop();
       packing.stop();
       building.stop();
     }

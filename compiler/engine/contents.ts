@@ -4,11 +4,11 @@
  * Everything written here depends on its arguments alone: the same input gives the same bytes.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { copyFile, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { join, relative } from "node:path";
+import { hashFile } from "../../runtime/engine-files.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
-import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { CompileError, invariant } from "../errors.ts";
 import { printJson, printManifest } from "./manifest.ts";
 
@@ -29,7 +29,7 @@ const MODEL_FILES = [
 /** A model's terms travel with its weights. */
 const TERMS = /^(LICEN[SC]E|NOTICE|USE_POLICY)([.-][\w.-]{1,40})?$/i;
 /** Largest of them copied: 256 MB; the largest published tokenizers have 40. */
-const MAX_FILE_BYTES = 2 ** 28;
+export const MAX_FILE_BYTES = 2 ** 28;
 
 /** Writes manifest.json under a temporary name, then renames it: a reader sees the old one or the new one. */
 export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
@@ -90,6 +90,16 @@ function checkJson(file: string): void {
   }
 }
 
+/** The sha256 of every file in `folder`, by its path there. */
+export async function hashFiles(folder: string): Promise<Record<string, string>> {
+  const hashes: Record<string, string> = {};
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    const file = join(entry.parentPath, entry.name);
+    if (entry.isFile()) hashes[relative(folder, file)] = await hashFile(file);
+  }
+  return hashes;
+}
+
 /** Writes package.json: an engine is an npm package that builds its kernels where it is installed. */
 export async function writePackage(folder: string, manifest: Manifest): Promise<void> {
   const [version] = /\d+\.\d+\.\d+[\w.-]*/.exec(manifest.provenance.compiler) ?? [];
@@ -103,39 +113,6 @@ export async function writePackage(folder: string, manifest: Manifest): Promise<
     peerDependencies: { ingot: version ? `^${version}` : "*" },
   };
   await writeWhole(join(folder, "package.json"), `${printJson(description, "")}\n`);
-}
-
-/** What decides whether an engine is the one that a compile would make. */
-export type EngineIdentity = Pick<Manifest, "name" | "target" | "provenance">;
-
-/**
- * Whether `folder` holds a whole engine made from the same checkpoint, options, compiler and target, so that compiling again
- * would change nothing. Reads the manifest and sizes only: milliseconds, whatever the model's size.
- */
-export function isUpToDate(folder: string, identity: EngineIdentity): boolean {
-  const path = join(folder, "manifest.json");
-  if (!existsSync(path)) return false;
-  let manifest: Manifest;
-  try {
-    manifest = parseManifest(readFileSync(path, "utf8"), path);
-  } catch (error) {
-    if (!(error instanceof Error) || error.name !== "ManifestError") throw error;
-    return false; // damaged or of another format: compiling again is the remedy
-  }
-  if (canonical(manifest) !== canonical(identity)) return false;
-  const weights = join(folder, manifest.weights.file);
-  const files = [...manifest.kernels.map((k) => k.source), ...(manifest.library ? [manifest.library.file] : [])];
-  return (
-    existsSync(weights) &&
-    statSync(weights).size === manifest.weights.bytes &&
-    files.every((file) => existsSync(join(folder, file)))
-  );
-}
-
-/** Equal text for equal identities. */
-function canonical({ name, target, provenance }: EngineIdentity): string {
-  const options = Object.entries(provenance.options).sort(([a], [b]) => (a < b ? -1 : 1));
-  return JSON.stringify([name, target, provenance.compiler, provenance.checkpoint, options]);
 }
 
 async function writeWhole(path: string, text: string): Promise<void> {

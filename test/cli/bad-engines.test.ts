@@ -2,17 +2,21 @@ import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
   chmodSync,
+  closeSync,
   cpSync,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { stampWeights } from "../../runtime/engine-files.ts";
 import { commandLine, pebble } from "../support/ingot-command.ts";
 
 const { run, start, scratch } = commandLine("bad-engines");
@@ -38,6 +42,11 @@ async function damaged(damage: () => void) {
 }
 
 const manifest = join(engine, "manifest.json");
+const overwriteWeights = () => {
+  const file = openSync(join(engine, "weights.bin"), "r+");
+  writeSync(file, Buffer.alloc(4096, 0x55), 0, 4096, 4e6);
+  closeSync(file);
+};
 const edit = (change: (json: Record<string, unknown>) => void) => {
   const json = JSON.parse(readFileSync(manifest, "utf8"));
   change(json);
@@ -62,6 +71,29 @@ describe("an engine says what is wrong with it and what repairs it:", () => {
     expect((await run(["compile", pebble, "-o", engine])).code).toBe(0);
   });
 
+  it("overwritten weights are noticed by run, verify and compile, and compiled again", async () => {
+    const refusal = /^ingot: .*weights\.bin has sha256 \w{64}, the manifest says \w{64}: compile the model again\n$/m;
+    expect(await damaged(overwriteWeights)).toMatch(refusal);
+    const verified = await run(["verify", engine, "--tokens", "2"]);
+    expect({ code: verified.code, stdout: verified.stdout }).toEqual({ code: 1, stdout: "" });
+    expect(verified.stderr).toMatch(refusal);
+    const compiled = await run(["compile", pebble, "-o", engine]);
+    expect(compiled.stderr).toMatch(/weights\.bin has sha256 \w{64}, the manifest says \w{64}: compiling again\n/);
+    expect(compiled.code).toBe(0);
+    expect((await run(["verify", engine, "--tokens", "2"])).code).toBe(0);
+  });
+
+  it("damage that loading cannot see is seen by verify, and then by compile", async () => {
+    rmSync(engine, { recursive: true, force: true });
+    cpSync(whole, engine, { recursive: true });
+    overwriteWeights();
+    stampWeights(engine, "weights.bin", JSON.parse(readFileSync(manifest, "utf8")).weights.sha256);
+    expect((await run(["compile", pebble, "-o", engine])).stdout).toContain("is up to date");
+    expect((await run(["verify", engine, "--tokens", "2"])).stderr).toMatch(/weights\.bin has sha256/);
+    expect((await run(["compile", pebble, "-o", engine])).stderr).toMatch(/weights\.bin has sha256 .*: compiling again/);
+    expect((await run(["run", engine, ...ask])).code).toBe(0);
+  });
+
   it("missing weights are compiled again", async () => {
     expect(await damaged(() => rmSync(join(engine, "weights.bin")))).toMatch(/weights\.bin is missing: compile the model again/);
     expect((await run(["compile", pebble, "-o", engine])).code).toBe(0);
@@ -80,6 +112,62 @@ describe("an engine says what is wrong with it and what repairs it:", () => {
   it("one for another processor is compiled again here", async () => {
     const message = await damaged(() => edit((json) => Object.assign(json, { target: foreign, features: ["sve9"] })));
     expect(message).toMatch(new RegExp(`the engine was built for ${foreign}, but this machine \\(.*\\) lacks .*--target native`));
+  });
+});
+
+describe("a damaged engine in the cache", () => {
+  const cached = async () => JSON.parse((await run(["compile", pebble, "--json"])).stdout).folder as string;
+
+  it.each(["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])(
+    "that lost its %s gets it back when its model is run",
+    async (name) => {
+      const file = join(await cached(), name);
+      const content = readFileSync(file);
+      rmSync(file);
+      const { code, stdout, stderr } = await run(["run", pebble, ...ask]);
+      expect(stderr).toContain(`${file} is missing: compiling again\n`);
+      expect(code).toBe(0);
+      expect(stdout).not.toBe("");
+      expect(readFileSync(file).equals(content)).toBe(true);
+    },
+  );
+
+  it("by edited model files, kernels, library or weights is made again when its model is run", async () => {
+    const folder = await cached();
+    const kernel = readdirSync(join(folder, "kernels")).find((name) => name.endsWith(".cpp"))!;
+    for (const name of ["tokenizer.json", join("kernels", kernel), "kernels/prelude.cpu.h", "build/kernels.so", "weights.bin"]) {
+      const content = readFileSync(join(folder, name));
+      writeFileSync(join(folder, name), Buffer.concat([content.subarray(1), Buffer.from("\n")]));
+      const { code, stderr } = await run(["run", pebble, ...ask]);
+      expect(stderr).toMatch(/ has sha256 \w{64}, the manifest says \w{64}: compiling again\n/);
+      expect(code).toBe(0);
+      expect(readFileSync(join(folder, name)).equals(content), name).toBe(true);
+      expect((await run(["compile", pebble])).stdout).toContain("is up to date");
+    }
+  });
+});
+
+describe("a kernel edited by hand", () => {
+  it("is built and run, and not replaced before it is deleted", async () => {
+    const folder = join(scratch, "tuned");
+    cpSync(whole, folder, { recursive: true });
+    const name = readdirSync(join(folder, "kernels")).find((n) => n.startsWith("rms_norm"))!;
+    const kernel = join(folder, "kernels", name);
+    appendFileSync(kernel, "// tuned\n");
+    expect((await run(["run", folder, ...ask])).code).toBe(0);
+    expect((await run(["build", folder])).code).toBe(0);
+    expect((await run(["run", folder, ...ask])).code).toBe(0);
+    const refused = await run(["compile", pebble, "-o", folder]);
+    expect(refused.stderr).toContain("it was edited, and compiling again would replace it; build it with `ingot build ");
+    expect({ code: refused.code, stdout: refused.stdout }).toEqual({ code: 1, stdout: "" });
+    const other = await run(["compile", pebble, "-o", folder, "--max-num-seqs", "2"]);
+    expect(other.code).toBe(1);
+    expect(readFileSync(kernel, "utf8")).toMatch(/\/\/ tuned\n$/);
+    rmSync(kernel);
+    const again = await run(["compile", pebble, "-o", folder]);
+    expect(again.stderr).toContain(`${kernel} is missing: compiling again\n`);
+    expect(again.code).toBe(0);
+    expect(readFileSync(kernel, "utf8")).not.toContain("tuned");
   });
 });
 

@@ -9,6 +9,7 @@ import { engineOf } from "../../compiler/cli/engine-of.ts";
 import { LLM } from "../../compiler/cli/library.ts";
 import { readManifest } from "../../compiler/cli/load.ts";
 import { type CompileFlags, defaultCompileFlags } from "../../compiler/cli/options.ts";
+import { STAMP_FILE } from "../../runtime/engine-files.ts";
 import {
   compileForTest,
   isFullRun,
@@ -43,6 +44,8 @@ describe("two compiles of one model", () => {
     const [one, two] = folders.map(contents) as [Map<string, Buffer>, Map<string, Buffer>];
     expect([...two.keys()]).toEqual([...one.keys()]);
     expect([...one.keys()]).toEqual(expect.arrayContaining(["build/kernels.so", "manifest.json", "package.json", "weights.bin"]));
+    // The stamp is about one copy on one disk: it is no part of the engine.
+    for (const files of [one, two]) expect(files.delete(STAMP_FILE)).toBe(true);
     for (const [path, bytes] of one) expect(bytes.equals(two.get(path)!), path).toBe(true);
     for (const [path, bytes] of one) expect(bytes.includes(scratch), `${path} names its place`).toBe(false);
   });

@@ -90,6 +90,12 @@ export function sampleManifest(): Manifest {
       ],
     },
     library: { file: "build/kernels.so", sha256: "1".repeat(64) },
+    files: {
+      LICENSE: "2".repeat(64),
+      "kernels/embedding_bf16_64.cpp": "3".repeat(64),
+      "kernels/prelude.cpu.h": "4".repeat(64),
+      "tokenizer.json": "5".repeat(64),
+    },
     kernels: [
       {
         name: "embedding_bf16_64",

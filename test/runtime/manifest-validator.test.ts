@@ -52,6 +52,19 @@ describe("a manifest", () => {
     ["weights.file", ".hidden", "weights.file: expected a file name without folders"],
     ["library.file", "/lib/evil.so", "library.file: expected a file name, in build/ or beside the manifest"],
     ["library.file", "build/../evil.so", "library.file: expected a file name, in build/ or beside the manifest"],
+    [
+      "files",
+      { "../tokenizer.json": "0".repeat(64) },
+      'files: expected files by name, alone or in kernels/, found a field "../t',
+    ],
+    [
+      "files",
+      { "kernels/../x": "0".repeat(64) },
+      'files: expected files by name, alone or in kernels/, found a field "kernels/../x"',
+    ],
+    ["files", { "/etc/passwd": "0".repeat(64) }, "files: expected files by name"],
+    ["files", ["tokenizer.json"], "files: expected an object, found a list of 1"],
+    ["files.LICENSE", "xyz", 'files.LICENSE: expected a sha256 in hexadecimal, found "xyz"'],
     ["kernels.0.source", "kernels/../../x.cpp", "kernels[0].source: expected kernels/ and a file name"],
     ["kernels.0.name", "system; rm", "kernels[0].name: expected a C identifier"],
     ["kernels.1.name", "embedding_bf16_64", "kernels[1].name: expected a name of its own, found embedding_bf16_64"],
@@ -145,7 +158,7 @@ function assertSafe(m: Manifest): void {
   const symbols = { T, B, S: T, P: Math.ceil(m.limits.maxModelLen / m.kvCache.blockSize) };
   for (const t of m.weights.tensors) claim(t.offset >= 0 && t.offset % 4096 === 0 && t.offset + t.bytes <= m.weights.bytes);
   for (const b of m.arena.buffers) claim(b.offset >= 0 && b.offset + b.bytes <= m.arena.bytes && b.bytes > 0);
-  for (const path of [m.weights.file, m.library?.file ?? "x", ...m.kernels.map((k) => k.source)]) {
+  for (const path of [m.weights.file, m.library?.file ?? "x", ...m.kernels.map((k) => k.source), ...Object.keys(m.files)]) {
     claim(!path.includes("..") || (!path.includes("/..") && !path.startsWith("..")));
     claim(!path.startsWith("/") && path.split("/").length <= 2);
   }

@@ -1,14 +1,13 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
   copyModelFiles,
-  isUpToDate,
+  hashFiles,
   modelFilesHash,
   writeKernelSources,
-  writeManifest,
   writePackage,
 } from "../../../compiler/engine/contents.ts";
 import { assembleManifest, engineName, evaluateRpn, printJson, printManifest } from "../../../compiler/engine/manifest.ts";
@@ -152,6 +151,15 @@ describe("the contents of an engine", () => {
     await expect(writeKernelSources(folder, new Map([["../x.cpp", ""]]))).rejects.toThrow(InternalError);
   });
 
+  it("have hashes by their paths", async () => {
+    await writeKernelSources(folder, new Map([["prelude.cpu.h", "abc"]]));
+    writeFileSync(join(folder, "LICENSE"), "");
+    expect(await hashFiles(folder)).toEqual({
+      LICENSE: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+      "kernels/prelude.cpu.h": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    });
+  });
+
   it("are an npm package that builds where it is installed", async () => {
     await writePackage(folder, { ...sampleManifest(), name: "Qwen3-0.6B" });
     expect(readFileSync(join(folder, "package.json"), "utf8")).toMatchInlineSnapshot(`
@@ -166,54 +174,5 @@ describe("the contents of an engine", () => {
       }
       "
     `);
-  });
-});
-
-describe("an engine is up to date", () => {
-  const manifest = sampleManifest();
-  async function writeAll(): Promise<void> {
-    await writeKernelSources(folder, new Map(manifest.kernels.map((k) => [`${k.name}.cpp`, ""])));
-    mkdirSync(join(folder, "build"));
-    writeFileSync(join(folder, "build", "kernels.so"), "");
-    writeFileSync(join(folder, "weights.bin"), "");
-    truncateSync(join(folder, "weights.bin"), manifest.weights.bytes);
-    await writeManifest(folder, manifest);
-  }
-
-  it("when nothing it was made from has changed", async () => {
-    await writeAll();
-    expect(readdirSync(folder).sort()).toEqual(["build", "kernels", "manifest.json", "weights.bin"]);
-    expect(isUpToDate(folder, manifest)).toBe(true);
-    const options = Object.fromEntries(Object.entries(manifest.provenance.options).reverse());
-    expect(isUpToDate(folder, { ...manifest, provenance: { ...manifest.provenance, options } })).toBe(true);
-  });
-
-  it("not with another checkpoint, compiler, option, target or name", async () => {
-    await writeAll();
-    const { provenance } = manifest;
-    for (const other of [
-      { ...manifest, name: "other" },
-      { ...manifest, target: "cpu:avx2" },
-      { ...manifest, provenance: { ...provenance, compiler: "ingot 0.1.1" } },
-      { ...manifest, provenance: { ...provenance, checkpoint: "cd".repeat(32) } },
-      { ...manifest, provenance: { ...provenance, options: { ...provenance.options, seed: 8 } } },
-      { ...manifest, provenance: { ...provenance, options: { ...provenance.options, extra: true } } },
-    ]) {
-      expect(isUpToDate(folder, other)).toBe(false);
-    }
-  });
-
-  it("not when a part is missing, short or damaged", async () => {
-    expect(isUpToDate(folder, manifest)).toBe(false);
-    await writeAll();
-    truncateSync(join(folder, "weights.bin"), manifest.weights.bytes - 1);
-    expect(isUpToDate(folder, manifest)).toBe(false);
-    truncateSync(join(folder, "weights.bin"), manifest.weights.bytes);
-    expect(isUpToDate(folder, manifest)).toBe(true);
-    rmSync(join(folder, "kernels", "embedding_bf16_64.cpp"));
-    expect(isUpToDate(folder, manifest)).toBe(false);
-    await writeKernelSources(folder, new Map([["embedding_bf16_64.cpp", ""]]));
-    writeFileSync(join(folder, "manifest.json"), "{");
-    expect(isUpToDate(folder, manifest)).toBe(false);
   });
 });

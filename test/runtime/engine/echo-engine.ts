@@ -118,6 +118,7 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
       ],
     },
     library: { file: "build/kernels.so", sha256: libraryHash },
+    files: {},
     kernels: [kernel("embedding"), kernel("to_tiles"), kernel("attend"), kernel("pick")],
     programs: [8, MAX_TOKENS].map((maxTokens) => ({
       name: `step_${maxTokens}`,
