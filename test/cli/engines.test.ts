@@ -1,5 +1,5 @@
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { commandLine, pebble } from "../support/ingot-command.ts";
@@ -166,6 +166,60 @@ describe("ingot list, show and rm", () => {
     expect(stderr).toMatch(new RegExp(`${id}/manifest.json is not JSON`));
     expect((await run(["rm", id])).code).toBe(0);
     expect(existsSync(made.folder)).toBe(false);
+  });
+});
+
+describe("ingot rm", () => {
+  it("removes an engine outside the cache by its path", async () => {
+    const folder = join(scratch, "copy");
+    cpSync(engine, folder, { recursive: true });
+    expect((await run(["rm", folder])).stdout).toBe(`removed ${folder}\n`);
+    expect(existsSync(folder)).toBe(false);
+  });
+
+  it("removes nothing when one of the folders is no engine, even with a manifest.json of its own", async () => {
+    const extension = join(scratch, "extension");
+    const folder = join(scratch, "kept");
+    cpSync(engine, folder, { recursive: true });
+    mkdirSync(join(extension, "kernels"), { recursive: true });
+    writeFileSync(join(extension, "manifest.json"), '{"manifest_version": 3, "name": "an extension", "version": "1.0"}');
+    const { code, stdout, stderr } = await run(["rm", folder, extension]);
+    expect(stderr).toContain(
+      `ingot: nothing was removed: ${extension} is not in the cache, and its manifest.json is not one of an`,
+    );
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+    expect(readdirSync(extension).sort()).toEqual(["kernels", "manifest.json"]);
+    expect(existsSync(folder)).toBe(true);
+    const parent = await run(["rm", ".."], { cwd: extension });
+    expect({ code: parent.code, left: existsSync(extension) }).toEqual({ code: 2, left: true });
+  });
+
+  it("removes an engine of the cache that lost its manifest, which list names", async () => {
+    const made = JSON.parse((await run(["compile", pebble, "--max-num-seqs", "4", "--json"])).stdout);
+    rmSync(join(made.folder, "manifest.json"));
+    const id = basename(made.folder);
+    expect((await run(["list"])).stderr).toMatch(
+      new RegExp(`${id}/manifest.json is missing: .*, or remove it: ingot rm ${id}\n`),
+    );
+    expect((await run(["show", id])).stderr).toContain("manifest.json is missing: compile the model again");
+    expect((await run(["rm", id])).stdout).toBe(`removed ${made.folder}\n`);
+    expect(existsSync(made.folder)).toBe(false);
+  });
+
+  it("does not take the cache itself for an engine", async () => {
+    for (const name of [".", "..", ""]) {
+      const { code, stderr } = await run(["rm", name], { cwd: cache });
+      expect(stderr).toContain(`${name} is neither an engine folder nor an id from`);
+      expect(code).toBe(2);
+    }
+    expect(existsSync(join(cache, "engines"))).toBe(true);
+  });
+
+  it("knows ids of a cache named by a relative path", async () => {
+    const env = { INGOT_CACHE: "cache" };
+    const made = JSON.parse((await run(["compile", pebble, "--max-num-seqs", "4", "--json"])).stdout);
+    const { code, stdout } = await run(["rm", basename(made.folder)], { cwd: scratch, env });
+    expect({ code, stdout }).toEqual({ code: 0, stdout: `removed ${made.folder}\n` });
   });
 });
 

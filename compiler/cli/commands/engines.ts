@@ -2,7 +2,7 @@
  * `ingot list`, `show` and `rm`: the engines compiled so far.
  */
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
-import { join, resolve, sep } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { Command } from "commander";
 import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { ManifestError } from "../../../runtime/errors.ts";
@@ -94,30 +94,50 @@ export function showCommand(): Command {
 
 export function removeCommand(): Command {
   const command = new Command("rm")
-    .description("delete engines from the cache")
+    .description("delete engines: those of the cache also when they are damaged")
     .argument("<engine...>", "ids from `ingot list`, or engine folders")
     .action((engines: string[], flags: { json?: boolean }) => {
-      const folders = engines.map(engineFolder);
+      const folders = engines.map(removableFolder); // all are looked at before the first one goes
       for (const folder of folders) rmSync(folder, { recursive: true });
       console.log(flags.json ? JSON.stringify({ removed: folders }) : folders.map((f) => `removed ${f}`).join("\n"));
     });
   return addJsonFlag(command);
 }
 
-/** The folder of an engine named by path or by its id in the cache. Throws `UsageError` when there is none. */
+/** The folder of an engine named by path or by its id in the cache; a path comes first. Throws `UsageError` when there is none. */
 export function engineFolder(engine: string): string {
-  for (const folder of [resolve(engine), resolve(engineCache(), engine)]) {
-    const inside = folder === resolve(engine) || folder.startsWith(engineCache() + sep);
-    if (inside && existsSync(join(folder, "manifest.json"))) return folder;
-  }
+  const path = resolve(engine);
+  if (existsSync(join(path, "manifest.json"))) return path;
+  const cached = resolve(engineCache(), engine);
+  if (isCached(cached)) return cached;
   throw new UsageError(`${engine} is neither an engine folder nor an id from \`ingot list\``);
 }
 
+/** As `engineFolder`; outside the cache only a whole manifest says that a folder is an engine. Throws `UsageError` for another. */
+function removableFolder(engine: string): string {
+  const folder = engineFolder(engine);
+  if (isCached(folder)) return folder;
+  try {
+    readManifest(folder);
+    return folder;
+  } catch (error) {
+    if (!(error instanceof ManifestError)) throw error;
+    throw new UsageError(
+      `nothing was removed: ${folder} is not in the cache, and its manifest.json is not one of an engine that this version reads; ` +
+        "delete the folder yourself if it is to go",
+    );
+  }
+}
+
+/** Whether `folder` is one of the cache's engines, whole or damaged. */
+const isCached = (folder: string): boolean =>
+  dirname(folder) === resolve(engineCache()) && (statSync(folder, { throwIfNoEntry: false })?.isDirectory() ?? false);
+
 /** Engines of the cache; one that is damaged is told of on stderr, and is left out. */
 function listed(): Listed[] {
-  const root = engineCache();
+  const root = resolve(engineCache());
   if (!existsSync(root)) return [];
-  const ids = readdirSync(root).filter((id) => existsSync(join(root, id, "manifest.json")) && !isLeftover(id));
+  const ids = readdirSync(root).filter((id) => isCached(join(root, id)) && !isLeftover(id));
   return ids.sort().flatMap((id) => {
     const folder = join(root, id);
     try {
