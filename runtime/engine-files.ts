@@ -67,8 +67,10 @@ export async function hashFile(file: string, onHash?: HashProgress): Promise<str
   return hash.digest("hex");
 }
 
-/** The time of change, too: it cannot be set back as that of modification can. */
-const stampOf = ({ mtimeNs, ctimeNs, ino }: BigIntStats, sha256: string): string => `${sha256} ${mtimeNs} ${ctimeNs} ${ino}\n`;
+/** Tells a file from what it was before. The time of change, too: it cannot be set back as that of modification can. */
+export const fileIdentity = ({ size, mtimeNs, ctimeNs, ino }: BigIntStats): string => `${size} ${mtimeNs} ${ctimeNs} ${ino}`;
+
+const stampOf = (found: BigIntStats, sha256: string): string => `${sha256} ${fileIdentity(found)}\n`;
 
 /** The stamp of `folder`, if it has one of `length` characters. */
 function readStamp(folder: string, length: number): string | undefined {

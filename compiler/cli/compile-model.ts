@@ -12,6 +12,7 @@ import { modelFilesHash } from "../engine/contents.ts";
 import { refuseEditedSources } from "../engine/up-to-date.ts";
 import { CompileError } from "../errors.ts";
 import { bestTarget, knownTargets } from "../schedule/target.ts";
+import { FileHashes } from "../weights/file-hashes.ts";
 import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
 import type { WeightDType } from "../weights/source.ts";
@@ -20,7 +21,7 @@ import { UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
 import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags } from "./options.ts";
-import { engineCache, kernelCache } from "./places.ts";
+import { engineCache, hashCache, kernelCache } from "./places.ts";
 import { progress } from "./progress.ts";
 
 const DTYPES = ["float32", "bfloat16", "float16"] as const;
@@ -45,7 +46,7 @@ export async function compileModel(
   const configJson = withLayers(source.config, flags.layers);
   const architecture = findArchitecture(configJson);
   const config = withFlags(architecture.readConfig(configJson), source, flags);
-  const weights = openWeights(source, config, architecture.weights(config), flags);
+  const weights = await openWeights(source, config, architecture.weights(config), flags);
   try {
     const request: CompileRequest = {
       name: source.name,
@@ -148,7 +149,7 @@ function maxModelLen(config: ModelConfig, asked: number | undefined): number {
   return asked ?? most;
 }
 
-function openWeights(
+async function openWeights(
   source: Exclude<ModelSource, { kind: "engine" }>,
   config: ModelConfig,
   specs: readonly { readonly name: string; readonly shape: readonly number[] }[],
@@ -161,9 +162,13 @@ function openWeights(
   }
   const { folder } = source as { folder: string };
   const checkpoint = openCheckpoint(folder);
+  const bar = progress("reading the checkpoint", "bytes");
+  const hashes = new FileHashes(hashCache(), bar.update);
+  const hashOf = (path: string) => hashes.of(path);
+  const hash = await checkpoint.hash(JSON.stringify([config, modelFilesHash(folder)]), hashOf).finally(bar.stop);
   return {
     source: checkpoint,
-    checkpoint: checkpoint.hash(JSON.stringify([config, modelFilesHash(folder)])),
+    checkpoint: hash,
     /** Says which tensors are none of `used`; null when all are. */
     unused(used: readonly string[]): string | null {
       const known = new Set(used);

@@ -13,5 +13,7 @@ export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
 
 /** Engines compiled on first use. */
 export const engineCache = (): string => join(cacheRoot(), "engines");
+/** Hashes of checkpoint files, see `FileHashes`. */
+export const hashCache = (): string => join(cacheRoot(), "hashes");
 /** Built kernel objects by content hash. */
 export const kernelCache = (): string => join(cacheRoot(), "kernels");

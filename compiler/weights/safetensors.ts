@@ -33,8 +33,6 @@ const INDEX = "model.safetensors.index.json";
 /** Longest index read: 64 MB; the largest published one has 12. */
 const MAX_INDEX_BYTES = 64 * 2 ** 20;
 const MAX_SHARDS = 4096;
-/** What `hash` reads of each tensor. */
-const SAMPLE_BYTES = 4096;
 /** Largest single read: within what every platform's read accepts. */
 const MAX_READ = 2 ** 30;
 
@@ -45,8 +43,6 @@ interface Shard {
   readonly name: string;
   readonly fd: number;
   readonly bytes: number;
-  readonly prefix: Uint8Array;
-  readonly header: Uint8Array;
   readonly tensors: readonly StoredTensor[];
 }
 
@@ -57,7 +53,9 @@ interface Shard {
 export function openCheckpoint(folder: string): Checkpoint {
   const shards: Shard[] = [];
   try {
-    for (const name of listFiles(folder)) shards.push(openShard(folder, name));
+    const { files, weightMap } = listFiles(folder);
+    for (const name of files) shards.push(openShard(folder, name));
+    checkWeightMap(folder, weightMap, shards);
     return new Checkpoint(folder, shards);
   } catch (error) {
     for (const { fd } of shards) closeSync(fd);
@@ -147,29 +145,15 @@ export class Checkpoint implements WeightSource {
   }
 
   /**
-   * sha256 over `config` (the text of config.json), the files' names, sizes and headers, and the 4 KB in the middle of each tensor
-   * (all of a smaller one), so that it costs milliseconds whatever the checkpoint's size.
-   *
-   * It tells apart other tensors, names, shapes, dtypes or configurations, and another training or fine-tuning of any one tensor,
-   * which moves its values everywhere. It does not notice single values edited in place outside of the samples; times of files do
-   * not count, so that a copy is the same checkpoint.
+   * sha256 over `config` (the text of config.json) and the files' names and content, `hashOf` of their paths. Times and places do
+   * not count: a copy is the same checkpoint.
    */
-  hash(config: string): string {
-    const hash = createHash("sha256");
-    const add = (part: string | Uint8Array) => hash.update(`${part.length}:`).update(part);
-    add(config);
-    const sample = new Uint8Array(SAMPLE_BYTES);
-    for (const { name, fd, bytes, prefix, header, tensors } of this.shards.values()) {
-      add(name);
-      add(String(bytes));
-      add(prefix);
-      add(header);
-      for (const tensor of tensors) {
-        const length = Math.min(SAMPLE_BYTES, tensor.bytes);
-        add(sample.subarray(0, readSync(fd, sample, 0, length, tensor.offset + Math.floor((tensor.bytes - length) / 2))));
-      }
-    }
-    return hash.digest("hex");
+  async hash(config: string, hashOf: (path: string) => Promise<string>): Promise<string> {
+    const files: string[] = [];
+    for (const name of this.shards.keys()) files.push(name, await hashOf(join(this.folder, name)));
+    return createHash("sha256")
+      .update(JSON.stringify([config, ...files]))
+      .digest("hex");
   }
 
   /** Closes the files; call it once, after the last read has settled. */
@@ -178,9 +162,12 @@ export class Checkpoint implements WeightSource {
   }
 }
 
+/** Tensor names and the files that an index says they are in. */
+type WeightMap = readonly (readonly [tensor: string, file: string])[];
+
 /** The files of the checkpoint, sorted; checks the index when there is one. */
-function listFiles(folder: string): readonly string[] {
-  if (existsSync(join(folder, SINGLE))) return [SINGLE]; // first, as transformers does
+function listFiles(folder: string): { readonly files: readonly string[]; readonly weightMap: WeightMap } {
+  if (existsSync(join(folder, SINGLE))) return { files: [SINGLE], weightMap: [] }; // first, as transformers does
   if (existsSync(join(folder, INDEX))) return listShards(folder);
   const files = existsSync(folder) ? readdirSync(folder) : [];
   const others = files.filter((f) => /\.(bin|pth?|gguf|safetensors)$/.test(f)).slice(0, 3);
@@ -190,7 +177,18 @@ function listFiles(folder: string): readonly string[] {
   );
 }
 
-function listShards(folder: string): readonly string[] {
+/** Throws `CompileError` where the index says more than the files hold. */
+function checkWeightMap(folder: string, weightMap: WeightMap, shards: readonly Shard[]): void {
+  const held = new Map(shards.map((s) => [s.name, new Set(s.tensors.map((t) => t.name))]));
+  const lie = weightMap.find(([tensor, file]) => !held.get(file)?.has(tensor));
+  if (!lie) return;
+  const [tensor, file] = lie;
+  throw new CompileError(
+    `${join(folder, INDEX)}: says tensor ${tensor.slice(0, 100)} is in ${file}, which does not hold it; download the model again`,
+  );
+}
+
+function listShards(folder: string): { readonly files: readonly string[]; readonly weightMap: WeightMap } {
   const path = join(folder, INDEX);
   const refuse = (problem: string): never => {
     throw new CompileError(`${path}: ${problem}; download the model again`);
@@ -206,27 +204,26 @@ function listShards(folder: string): readonly string[] {
   }
   const twice = repeatedKey(text);
   if (twice !== undefined) refuse(`names ${JSON.stringify(twice.slice(0, 100))} twice`);
-  return parseIndex(index, refuse).filter((name) => {
-    if (existsSync(join(folder, name))) return true;
-    return refuse(`names ${name}, which is not there`);
-  });
+  const weightMap = parseIndex(index, refuse);
+  const files = [...new Set(weightMap.map(([, file]) => file))].sort();
+  if (files.length === 0 || files.length > MAX_SHARDS) refuse(`names ${files.length} files; expected 1 to ${MAX_SHARDS}`);
+  const missing = files.find((name) => !existsSync(join(folder, name)));
+  if (missing !== undefined) refuse(`names ${missing}, which is not there`);
+  return { files, weightMap };
 }
 
-/** The shard files that an index's `weight_map` names, sorted, each a plain name within the folder. */
-function parseIndex(index: unknown, refuse: (problem: string) => never): readonly string[] {
+/** What an index's `weight_map` says, each file a plain name within the folder. */
+function parseIndex(index: unknown, refuse: (problem: string) => never): WeightMap {
   const map = typeof index === "object" && index !== null ? (index as Record<string, unknown>).weight_map : undefined;
   if (typeof map !== "object" || map === null || Array.isArray(map)) return refuse('has no "weight_map" object');
-  const names = new Set<string>();
-  for (const [tensor, file] of Object.entries(map)) {
+  return Object.entries(map).map(([tensor, file]) => {
     if (typeof file !== "string" || !/^[A-Za-z0-9_][\w.-]{0,254}$/.test(file)) {
       refuse(
         `says tensor ${tensor.slice(0, 100)} is in ${JSON.stringify(file)?.slice(0, 100)}; expected the name of a file in this folder`,
       );
     }
-    names.add(file as string);
-  }
-  if (names.size === 0 || names.size > MAX_SHARDS) refuse(`names ${names.size} files; expected 1 to ${MAX_SHARDS}`);
-  return [...names].sort();
+    return [tensor, file as string];
+  });
 }
 
 function openShard(folder: string, name: string): Shard {
@@ -244,7 +241,7 @@ function openShard(folder: string, name: string): Shard {
       have += got;
     }
     const tensors = parseHeader(header, stat.size, path).map((t) => ({ ...t, file: name }));
-    return { name, fd, bytes: stat.size, prefix, header, tensors };
+    return { name, fd, bytes: stat.size, tensors };
   } catch (error) {
     closeSync(fd);
     throw error;
