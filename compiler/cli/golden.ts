@@ -18,8 +18,10 @@ const fields = z.object({
   bf16_compute_relative_error: z.number().positive(),
 });
 
-export interface GoldenPrompt {
+/** A prompt and what a reference gives for it. */
+export interface ReferencePrompt {
   readonly ids: readonly number[];
+  /** The greedy continuation; empty when not recorded. */
   readonly greedy: readonly number[];
   readonly logits: Float32Array;
   /** Index l is `hidden.l`; empty when not recorded. */
@@ -27,7 +29,7 @@ export interface GoldenPrompt {
 }
 
 export interface Golden {
-  readonly prompts: readonly GoldenPrompt[];
+  readonly prompts: readonly ReferencePrompt[];
   /** How far the reference's own logits move when it computes in bfloat16. */
   readonly bf16RelativeError: number;
 }

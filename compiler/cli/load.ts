@@ -4,10 +4,11 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkWeights } from "../../runtime/engine-files.ts";
-import { ManifestError } from "../../runtime/errors.ts";
+import { EngineError, ManifestError } from "../../runtime/errors.ts";
 import { LLM } from "../../runtime/llm.ts";
 import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
+import { defaultSamplingParams } from "../../runtime/sampling-params.ts";
 import { type CompileFlags, defaultCompileFlags, type LoadFlags } from "./options.ts";
 import { progress } from "./progress.ts";
 import type { Verifiable } from "./verification.ts";
@@ -39,18 +40,38 @@ function saidLimits(flags: Partial<CompileFlags>): Partial<Limits> {
   return Object.fromEntries(names.filter((n) => flags[n] !== unsaid[n]).map((n) => [n, flags[n]]));
 }
 
-/** An engine with what verification asks of it, its weights hashed whatever their stamp says. Throws `ManifestError` when they differ. */
+/**
+ * An engine with what verification asks of it, its weights hashed whatever their stamp says, loaded twice: the second time for steps
+ * of one token. Throws `ManifestError` when the weights are not the manifest's.
+ */
 export async function loadForVerification(folder: string, flags: LoadFlags & Partial<CompileFlags>) {
   const manifest = readManifest(folder);
   const checking = progress("checking weights", "bytes");
   await checkWeights(folder, manifest, { trustStamp: false, onHash: checking.update }).finally(checking.stop);
   const llm = await loadLlm(folder, flags);
+  const decoder = await loadLlm(folder, { ...flags, maxNumBatchedTokens: 1 }).catch(async (error) => {
+    await llm.close();
+    throw error;
+  });
   const engine: Verifiable = {
+    maxTokens: Math.min(llm.maxModelLen, decoder.maxModelLen),
     forward: (ids, options) => llm.forward(ids, options),
+    decode: (ids, options) => decoder.forward(ids, options),
     async greedy(ids, count) {
-      const [output] = await llm.generate([ids], { temperature: 0, maxTokens: count, ignoreEos: true });
-      return output?.outputs[0]?.tokenIds ?? [];
+      const tokens: number[] = [];
+      try {
+        // Nothing of the model's generation config: a penalty there would change the choice.
+        const params = { ...defaultSamplingParams, temperature: 0, maxTokens: count, ignoreEos: true };
+        for await (const delta of llm.stream(ids, params)) tokens.push(...delta.tokenIds);
+      } catch (error) {
+        if (!(error instanceof EngineError)) throw error; // the model gave no token: what is missing counts as wrong
+      }
+      return tokens;
     },
   };
-  return { engine, manifest, close: () => llm.close() };
+  const close = async () => {
+    await llm.close();
+    await decoder.close();
+  };
+  return { engine, manifest, close };
 }

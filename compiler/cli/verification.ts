@@ -1,32 +1,47 @@
 /**
  * Compares an engine with a reference: recorded activations, or the interpreter of its own graph.
  *
- * Errors are ‖Δ‖/‖ref‖ over a whole tensor and NaN never passes. Rows are one quantity of one prompt; the first one that is off is
- * the first place to look, since rows stand in the order the model computes them.
+ * Each prompt is computed whole, as in prefill, and once more token by token over the KV cache, as in decode: other kernels, the same
+ * reference. Errors are ‖Δ‖/‖ref‖ over a whole tensor and NaN never passes. Rows are one quantity of one prompt; the first one that
+ * is off is the first place to look, since rows stand in the order the model computes them.
  */
 import type { ModelFacts } from "../../runtime/manifest.ts";
-import type { Golden } from "./golden.ts";
+import type { Golden, ReferencePrompt } from "./golden.ts";
+
+/** Logits (T, vocab) of every position and, on request, hidden states as `hidden.0` … `hidden.L`, each (T, hiddenSize). */
+export interface Outputs {
+  readonly logits: Float32Array;
+  readonly hidden?: readonly Float32Array[];
+}
 
 /** What verification asks of an engine. */
 export interface Verifiable {
-  /** Logits (T, vocab) of every position and, on request, hidden states as `hidden.0` … `hidden.L`, each (T, hiddenSize). */
-  forward(
-    ids: readonly number[],
-    options: { hidden: boolean },
-  ): Promise<{ logits: Float32Array; hidden?: readonly Float32Array[] }>;
+  /** Most tokens of prompt and output together. */
+  readonly maxTokens: number;
+  /** All tokens in as few steps as the engine's limits allow. */
+  forward(ids: readonly number[], options: { hidden: boolean }): Promise<Outputs>;
+  /** The same in steps of one token. */
+  decode(ids: readonly number[], options: { hidden: boolean }): Promise<Outputs>;
+  /** Tokens generated at temperature 0; fewer than `count` where the engine gives none. */
   greedy(ids: readonly number[], count: number): Promise<readonly number[]>;
 }
 
 export interface Row {
   readonly prompt: number;
   readonly tokens: number;
-  /** `hidden.3`, `logits` or `greedy`. */
+  /**
+   * `hidden.3` and `logits` of the prompt computed whole, `decode.hidden.3` and `decode.logits` token by token; `sampler`: generated
+   * tokens that are not the argmax of the engine's own logits; `greedy`: those that are not the recorded ones.
+   */
   readonly what: string;
   /** ‖Δ‖/‖ref‖, or the number of tokens that differ. */
   readonly error: number;
   readonly allowed: number;
   readonly ok: boolean;
 }
+
+/** Rows whose error is a number of tokens. */
+export const COUNTS: ReadonlySet<string> = new Set(["sampler", "greedy"]);
 
 export interface Verification {
   readonly reference: string;
@@ -37,66 +52,92 @@ export interface Verification {
   readonly firstFailure: Row | null;
 }
 
-/** Largest ‖Δ‖/‖ref‖ of an engine that computes in f32. */
+/** Called with the tokens compared so far, and all of them. */
+export type OnProgress = (done: number, total: number) => void;
+
+/** Largest ‖Δ‖/‖ref‖ between recorded activations and an engine that computes in f32. */
 export const F32_TOLERANCE = 1e-4;
 
-/** Compares with recorded activations. In f32 the greedy tokens must be equal; in narrower dtypes they are not compared. */
-export async function verifyGolden(
+/** Tokens generated after a prompt whose continuation is not recorded. */
+export const GREEDY_TOKENS = 8;
+
+/** Compares with recorded activations. In f32 the greedy tokens must be the recorded ones. */
+export function verifyGolden(
   engine: Verifiable,
   golden: Golden,
   dtype: ModelFacts["dtype"],
   reference: string,
+  onProgress?: OnProgress,
 ): Promise<Verification> {
   const tolerance = dtype === "float32" ? F32_TOLERANCE : 2 * golden.bf16RelativeError;
-  const rows: Row[] = [];
-  for (const [prompt, expected] of golden.prompts.entries()) {
-    const actual = await engine.forward(expected.ids, { hidden: expected.hidden.length > 0 });
-    rows.push(...compare(prompt, expected.ids.length, actual, expected, tolerance));
-    if (dtype !== "float32" || expected.greedy.length === 0) continue;
-    const tokens = await engine.greedy(expected.ids, expected.greedy.length);
-    const error = expected.greedy.filter((id, i) => tokens[i] !== id).length;
-    rows.push({ prompt, tokens: expected.ids.length, what: "greedy", error, allowed: 0, ok: error === 0 });
-  }
-  return conclude(reference, dtype, rows);
+  return verifyAgainst(engine, golden.prompts, { dtype, tolerance, reference }, onProgress);
 }
 
-/** What a reference gives for one prompt. */
-export interface ReferenceOutputs {
-  readonly logits: Float32Array;
-  readonly hidden: readonly Float32Array[];
-}
-
-/** Compares with a reference computed on the spot. */
+/** Compares with what a reference gave for each prompt. */
 export async function verifyAgainst(
   engine: Verifiable,
-  prompts: readonly (readonly number[])[],
-  compute: (ids: readonly number[]) => ReferenceOutputs,
+  prompts: readonly ReferencePrompt[],
   options: { dtype: ModelFacts["dtype"]; tolerance: number; reference: string },
+  onProgress: OnProgress = () => {},
 ): Promise<Verification> {
+  const { dtype, tolerance, reference } = options;
+  const total = prompts.reduce((sum, { ids }) => sum + ids.length, 0);
   const rows: Row[] = [];
-  for (const [prompt, ids] of prompts.entries()) {
-    const actual = await engine.forward(ids, { hidden: true });
-    rows.push(...compare(prompt, ids.length, actual, compute(ids), options.tolerance));
+  let done = 0;
+  for (const [prompt, expected] of prompts.entries()) {
+    onProgress(done, total);
+    rows.push(...(await compare(engine, prompt, expected, dtype, tolerance)));
+    done += expected.ids.length;
   }
-  return conclude(options.reference, options.dtype, rows);
+  onProgress(done, total);
+  const firstFailure = rows.find((r) => !r.ok) ?? null;
+  return { reference, dtype, rows, ok: rows.length > 0 && firstFailure === null, firstFailure };
 }
 
-function compare(
+async function compare(
+  engine: Verifiable,
   prompt: number,
-  tokens: number,
-  actual: { logits: Float32Array; hidden?: readonly Float32Array[] },
-  expected: ReferenceOutputs,
-  allowed: number,
-): Row[] {
-  const row = (what: string, a: Float32Array, e: Float32Array): Row => {
-    const error = relativeError(a, e);
-    return { prompt, tokens, what, error, allowed, ok: error <= allowed };
+  expected: ReferencePrompt,
+  dtype: ModelFacts["dtype"],
+  tolerance: number,
+): Promise<Row[]> {
+  const { ids } = expected;
+  const rows: Row[] = [];
+  const push = (what: string, error: number, allowed: number) =>
+    rows.push({ prompt, tokens: ids.length, what, error, allowed, ok: error <= allowed });
+  const pushTensors = (path: string, { logits, hidden = [] }: Outputs) => {
+    for (const [l, e] of expected.hidden.entries()) {
+      push(`${path}hidden.${l}`, relativeError(hidden[l] ?? new Float32Array(0), e), tolerance);
+    }
+    push(`${path}logits`, relativeError(logits, expected.logits), tolerance);
   };
-  const none = new Float32Array(0);
-  return [
-    ...expected.hidden.map((e, l) => row(`hidden.${l}`, actual.hidden?.[l] ?? none, e)),
-    row("logits", actual.logits, expected.logits),
-  ];
+
+  const options = { hidden: expected.hidden.length > 0 };
+  pushTensors("", await engine.forward(ids, options));
+
+  const count = Math.min(expected.greedy.length || GREEDY_TOKENS, engine.maxTokens - ids.length);
+  const generated = count > 0 ? await engine.greedy(ids, count) : [];
+  const fed = [...ids, ...generated.slice(0, -1)];
+  const decoded = await engine.decode(fed, options);
+  const ofPrompt = (x: Float32Array) => x.subarray(0, (x.length / fed.length) * ids.length);
+  pushTensors("decode.", { logits: ofPrompt(decoded.logits), hidden: decoded.hidden?.map(ofPrompt) });
+
+  if (count <= 0) return rows;
+  const differing = (tokens: readonly number[]) => tokens.filter((id, i) => generated[i] !== id).length;
+  const vocab = decoded.logits.length / fed.length;
+  const chosen = Array.from({ length: count }, (_, i) =>
+    argmax(decoded.logits.subarray((ids.length - 1 + i) * vocab).subarray(0, vocab)),
+  );
+  push("sampler", differing(chosen), 0);
+  if (dtype === "float32" && expected.greedy.length > 0) push("greedy", differing(expected.greedy.slice(0, count)), 0);
+  return rows;
+}
+
+/** The first of the largest; −1 of nothing. */
+function argmax(x: Float32Array): number {
+  let best = x.length > 0 ? 0 : -1;
+  for (let i = 1; i < x.length; i++) if ((x[i] as number) > (x[best] as number)) best = i;
+  return best;
 }
 
 /** ‖actual − expected‖ / ‖expected‖; NaN where either holds one or the lengths differ. */
@@ -109,9 +150,4 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
     norm += (expected[i] as number) ** 2;
   }
   return norm === 0 && difference === 0 ? 0 : Math.sqrt(difference / norm);
-}
-
-function conclude(reference: string, dtype: ModelFacts["dtype"], rows: readonly Row[]): Verification {
-  const firstFailure = rows.find((r) => !r.ok) ?? null;
-  return { reference, dtype, rows, ok: rows.length > 0 && firstFailure === null, firstFailure };
 }

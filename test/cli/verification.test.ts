@@ -12,90 +12,156 @@ const VOCAB = 6;
 /** Numbers that differ from place to place. */
 const wave = (length: number, phase: number) => Float32Array.from({ length }, (_, i) => Math.sin(i * 1.7 + phase));
 const outputs = (ids: readonly number[]) => ({
-  logits: wave(ids.length * VOCAB, ids.length),
+  logits: wave(ids.length * VOCAB, 0),
   hidden: Array.from({ length: LAYERS + 1 }, (_, l) => wave(ids.length * 8, l)),
 });
-const prompts = [[1], [3, 1, 4, 1, 5]];
-const golden = {
-  bf16RelativeError: 0.01,
-  prompts: prompts.map((ids) => ({ ids, greedy: [2, 7, 1], ...outputs(ids) })),
-};
+/** The argmax of the logits after 1, 2, 3 … tokens, written out. */
+const CHOSEN = [1, 2, 0, 5, 3, 4, 2, 3, 1, 2, 0, 5, 3, 4, 2];
+const continuation = (ids: readonly number[], count: number) => CHOSEN.slice(ids.length - 1, ids.length - 1 + count);
+const prompts = [[1], [3, 1, 4, 1, 5]].map((ids) => ({ ids, greedy: continuation(ids, 3), ...outputs(ids) }));
+const golden = { bf16RelativeError: 0.01, prompts };
 
-/** An engine that computes what was recorded, but for what `plant` changes. */
+type Plant = (o: ReturnType<typeof outputs>, ids: readonly number[]) => void;
+
+/** An engine that computes what was recorded, but for what is planted in prefill, in decode and in its tokens. */
 function engine(
-  plant: (o: ReturnType<typeof outputs>, ids: readonly number[]) => void = () => {},
-  greedy = [2, 7, 1],
+  plants: { forward?: Plant; decode?: Plant; greedy?: (ids: readonly number[]) => readonly number[]; maxTokens?: number } = {},
 ): Verifiable {
+  const computing = (plant?: Plant) => async (ids: readonly number[]) => {
+    const result = outputs(ids);
+    plant?.(result, ids);
+    return result;
+  };
   return {
-    async forward(ids) {
-      const result = outputs(ids);
-      plant(result, ids);
-      return result;
-    },
-    greedy: async () => greedy,
+    maxTokens: plants.maxTokens ?? 100,
+    forward: computing(plants.forward),
+    decode: computing(plants.decode),
+    greedy: async (ids, count) => plants.greedy?.(ids) ?? continuation(ids, count),
   };
 }
 
+/** The names of all rows of a prompt whose layers and continuation are recorded, in order. */
+const ROWS = [
+  ...["", "decode."].flatMap((path) => [...Array.from({ length: LAYERS + 1 }, (_, l) => `${path}hidden.${l}`), `${path}logits`]),
+  "sampler",
+  "greedy",
+];
+
 describe("verification against recorded activations", () => {
-  it("passes what is equal, a row for every layer, the logits and the greedy tokens of each prompt", async () => {
+  it("passes what is equal, rows for prefill, decode, the sampler and the greedy tokens of each prompt", async () => {
     const result = await verifyGolden(engine(), golden, "float32", "here");
     expect(result).toMatchObject({ ok: true, firstFailure: null, reference: "here", dtype: "float32" });
-    const rows = result.rows.map((r) => `${r.prompt} ${r.what}`);
-    expect(rows).toEqual(
-      prompts.flatMap((_, p) => [
-        ...Array.from({ length: LAYERS + 1 }, (_, l) => `${p} hidden.${l}`),
-        `${p} logits`,
-        `${p} greedy`,
-      ]),
+    expect(result.rows.map((r) => `${r.prompt} ${r.what}`)).toEqual(
+      prompts.flatMap((_, p) => ROWS.map((what) => `${p} ${what}`)),
     );
   });
 
   it("names the layer where a planted error begins", async () => {
-    const wrongFrom2 = engine(({ hidden, logits }) => {
+    const from2: Plant = ({ hidden, logits }) => {
       for (const tensor of [...hidden.slice(2), logits]) tensor[3] = (tensor[3] as number) + 0.1;
-    });
-    const result = await verifyGolden(wrongFrom2, golden, "float32", "here");
-    expect(result).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "hidden.2", allowed: F32_TOLERANCE } });
+    };
+    const prefill = await verifyGolden(engine({ forward: from2, decode: from2 }), golden, "float32", "here");
+    expect(prefill).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "hidden.2", allowed: F32_TOLERANCE } });
+    const decode = await verifyGolden(engine({ decode: from2 }), golden, "float32", "here");
+    expect(decode).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "decode.hidden.2", allowed: F32_TOLERANCE } });
   });
 
   it("names the prompt where only the longer one is off", async () => {
-    const wrongLater = engine(({ logits }, ids) => {
+    const wrongLater: Plant = ({ logits }, ids) => {
       if (ids.length > 1) logits.reverse();
-    });
-    expect((await verifyGolden(wrongLater, golden, "float32", "here")).firstFailure).toMatchObject({ prompt: 1, what: "logits" });
+    };
+    const result = await verifyGolden(engine({ forward: wrongLater }), golden, "float32", "here");
+    expect(result.firstFailure).toMatchObject({ prompt: 1, what: "logits" });
   });
 
-  it("never passes a NaN, a missing layer or a tensor of another length", async () => {
-    const faults = [
-      engine(({ hidden }) => void hidden[1]?.fill(Number.NaN, 0, 1)),
-      engine(({ hidden }) => void hidden.pop()),
-      engine((o) => Object.assign(o, { logits: o.logits.subarray(1) })),
+  it("never passes a NaN, a missing layer or a tensor of another length, in prefill or in decode", async () => {
+    const plants: Plant[] = [
+      ({ hidden }) => void hidden[1]?.fill(Number.NaN, 0, 1),
+      ({ hidden }) => void hidden.pop(),
+      (o) => Object.assign(o, { logits: o.logits.subarray(1) }),
     ];
-    const firsts = await Promise.all(faults.map(async (f) => (await verifyGolden(f, golden, "float32", "x")).firstFailure?.what));
-    expect(firsts).toEqual(["hidden.1", `hidden.${LAYERS}`, "logits"]);
+    const first = async (plant: Parameters<typeof engine>[0]) =>
+      (await verifyGolden(engine(plant), golden, "float32", "x")).firstFailure?.what;
+    const whats = ["hidden.1", `hidden.${LAYERS}`, "logits"];
+    expect(await Promise.all(plants.map((forward) => first({ forward })))).toEqual(whats);
+    expect(await Promise.all(plants.map((decode) => first({ decode })))).toEqual(whats.map((what) => `decode.${what}`));
   });
 
-  it("counts greedy tokens that differ in f32, also when too few came", async () => {
-    const off = await verifyGolden(engine(undefined, [2, 8, 1]), golden, "float32", "here");
-    expect(off.firstFailure).toMatchObject({ what: "greedy", error: 1, allowed: 0 });
-    const few = await verifyGolden(engine(undefined, [2]), golden, "float32", "here");
-    expect(few.firstFailure).toMatchObject({ what: "greedy", error: 2 });
+  it("counts tokens that are not the argmax of the engine's own logits, in every dtype, also when too few came", async () => {
+    for (const dtype of ["float32", "bfloat16", "float16"] as const) {
+      const off = await verifyGolden(engine({ greedy: () => [1, 3, 0] }), golden, dtype, "here");
+      expect(off.firstFailure).toMatchObject({ prompt: 0, what: "sampler", error: 1, allowed: 0 });
+      const few = await verifyGolden(engine({ greedy: () => [1] }), golden, dtype, "here");
+      expect(few.firstFailure).toMatchObject({ prompt: 0, what: "sampler", error: 2 });
+    }
   });
 
-  it("allows a narrower dtype twice the reference's own error, and leaves its tokens alone", async () => {
-    const shifted = (by: number) => engine((o) => Object.assign(o, { logits: o.logits.map((x) => x * (1 + by)) }), [0]);
-    expect((await verifyGolden(shifted(0.019), golden, "bfloat16", "here")).ok).toBe(true);
-    expect((await verifyGolden(shifted(0.021), golden, "bfloat16", "here")).firstFailure).toMatchObject({ what: "logits" });
+  it("takes the first of equal logits for the argmax", async () => {
+    const flat: Plant = ({ logits }) => void logits.fill(1);
+    const equal = { ...golden, prompts: prompts.map((p) => ({ ...p, logits: p.logits.map(() => 1) })) };
+    const sampler = async (id: number) =>
+      (
+        await verifyGolden(engine({ forward: flat, decode: flat, greedy: () => [id, id, id] }), equal, "bfloat16", "here")
+      ).rows.find((r) => r.what === "sampler");
+    expect(await sampler(0)).toMatchObject({ error: 0, ok: true });
+    expect(await sampler(1)).toMatchObject({ error: 3, ok: false });
+  });
+
+  it("counts tokens that are not the recorded ones in f32 only", async () => {
+    const other = { ...golden, prompts: prompts.map((p) => ({ ...p, greedy: [1, 2, 1] })) };
+    const result = await verifyGolden(engine(), other, "float32", "here");
+    expect(result.firstFailure).toMatchObject({ prompt: 0, what: "greedy", error: 1, allowed: 0 });
+    const narrow = await verifyGolden(engine(), other, "bfloat16", "here");
+    expect(narrow.ok).toBe(true);
+    expect(narrow.rows.map((r) => r.what)).not.toContain("greedy");
+  });
+
+  it("generates no more than the context holds", async () => {
+    const sampled = async (maxTokens: number) =>
+      (await verifyGolden(engine({ maxTokens }), golden, "float32", "here")).rows
+        .filter((r) => r.what === "sampler")
+        .map((r) => r.tokens);
+    expect(await sampled(6)).toEqual([1, 5]);
+    expect(await sampled(5)).toEqual([1]);
+  });
+
+  it("allows a narrower dtype twice the reference's own error", async () => {
+    const shifted = (by: number) => {
+      const plant: Plant = (o) => Object.assign(o, { logits: o.logits.map((x) => x * (1 + by)) });
+      return verifyGolden(engine({ forward: plant, decode: plant }), golden, "bfloat16", "here");
+    };
+    expect((await shifted(0.019)).ok).toBe(true);
+    expect((await shifted(0.021)).firstFailure).toMatchObject({ what: "logits" });
+  });
+
+  it("says how many of the tokens are compared, from none to all", async () => {
+    const seen: [number, number][] = [];
+    await verifyGolden(engine(), golden, "float32", "here", (done, total) => seen.push([done, total]));
+    expect(seen).toEqual([
+      [0, 6],
+      [1, 6],
+      [6, 6],
+    ]);
   });
 });
 
 describe("verification against a computed reference", () => {
+  const computed = prompts.map((p) => ({ ...p, greedy: [] }));
+  const options = { dtype: "bfloat16", tolerance: 0.02, reference: "interpreter" } as const;
+
   it("compares every prompt and names the first row that is off", async () => {
-    const options = { dtype: "bfloat16", tolerance: 0.02, reference: "interpreter" } as const;
-    expect(await verifyAgainst(engine(), prompts, outputs, options)).toMatchObject({ ok: true, reference: "interpreter" });
-    const wrong = engine(({ hidden }) => void hidden[3]?.fill(0));
-    expect((await verifyAgainst(wrong, prompts, outputs, options)).firstFailure).toMatchObject({ what: "hidden.3", error: 1 });
-    expect((await verifyAgainst(engine(), [], outputs, options)).ok).toBe(false); // nothing compared proves nothing
+    expect(await verifyAgainst(engine(), computed, options)).toMatchObject({ ok: true, reference: "interpreter" });
+    const wrong = engine({ forward: ({ hidden }) => void hidden[3]?.fill(0) });
+    expect((await verifyAgainst(wrong, computed, options)).firstFailure).toMatchObject({ what: "hidden.3", error: 1 });
+    expect((await verifyAgainst(engine(), [], options)).ok).toBe(false); // nothing compared proves nothing
+  });
+
+  it("checks the sampler on tokens of its own, in f32 as well", async () => {
+    const wrong = engine({ greedy: (ids) => continuation(ids, 8).map((id) => id ^ 1) });
+    for (const dtype of ["float32", "bfloat16"] as const) {
+      const { firstFailure } = await verifyAgainst(wrong, computed, { ...options, dtype });
+      expect(firstFailure).toMatchObject({ prompt: 0, what: "sampler", error: 8 });
+    }
   });
 });
 

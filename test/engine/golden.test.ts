@@ -78,7 +78,8 @@ describe.skipIf(!hasGolden)("an engine has the reference's logits, hidden states
     expect(result.firstFailure).toBeNull();
     const prompts = 4;
     const hidden = 3 * 3; // three prompts, embedding and two layers
-    expect(result.rows).toHaveLength(prompts + hidden + (result.dtype === "float32" ? prompts : 0));
+    const tensors = 2 * (prompts + hidden); // prefill and decode
+    expect(result.rows).toHaveLength(tensors + prompts + (result.dtype === "float32" ? prompts : 0)); // sampler, greedy
     const worst = Math.max(...result.rows.map((row) => row.error));
     if (result.dtype === "float32") expect(worst).toBeLessThan(1e-5);
   });

@@ -5,16 +5,13 @@ import { Command } from "commander";
 import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { engineOf } from "../engine-of.ts";
 import { hasGolden, readGolden } from "../golden.ts";
-import { interpreterReference } from "../interpreter-reference.ts";
+import { interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
 import { loadForVerification } from "../load.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
 import { log } from "../progress.ts";
-import { F32_TOLERANCE, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
+import { COUNTS, GREEDY_TOKENS, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
 
 type Flags = CompileFlags & LoadFlags & { json?: boolean; golden?: string; tokens: number };
-
-/** Loose enough for bf16 rounding of activations against an interpreter that rounds at the same places; layers compound it. */
-const BF16_TOLERANCE = 0.02;
 
 export function verifyCommand(): Command {
   const command = new Command("verify")
@@ -26,7 +23,7 @@ export function verifyCommand(): Command {
       if (!result.ok) process.exitCode = 1;
     });
   flag(command, "--golden <dir>", "folder with golden.json and golden.safetensors; default: the model folder if it has them");
-  flag(command, "--tokens <n>", "random tokens per prompt when comparing with the interpreter", integer(1), 24);
+  flag(command, "--tokens <n>", "most random tokens of a prompt when comparing with the interpreter", integer(1), 130);
   addCompileFlags(command);
   addLoadFlags(command);
   return addJsonFlag(command);
@@ -37,22 +34,21 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
   const folder = await engineOf(model, flags);
   const loaded = await loadForVerification(folder, flags);
   try {
-    const { dtype } = loaded.manifest.model;
-    if (golden !== null) return await verifyGolden(loaded.engine, readGolden(golden), dtype, golden);
+    const { engine, manifest } = loaded;
+    const { dtype } = manifest.model;
+    if (golden !== null) return await verifyGolden(engine, readGolden(golden), dtype, golden);
     log("no recorded activations: comparing with the interpreter on random tokens …");
-    const reference = await interpreterReference(folder, loaded.manifest);
-    return await verifyAgainst(loaded.engine, reference.prompts(flags.tokens), reference.compute, {
-      dtype,
-      tolerance: dtype === "float32" ? F32_TOLERANCE : BF16_TOLERANCE,
-      reference: "interpreter",
-    });
+    const longest = Math.max(1, Math.min(flags.tokens, engine.maxTokens - GREEDY_TOKENS));
+    const prompts = await interpreterReference(folder, manifest, longest);
+    const options = { dtype, tolerance: interpreterTolerance(manifest), reference: "interpreter" };
+    return await verifyAgainst(engine, prompts, options);
   } finally {
     await loaded.close();
   }
 }
 
 function report(result: Verification): string {
-  const text = (n: number, what: string) => (what === "greedy" ? String(n) : n.toExponential(2));
+  const text = (n: number, what: string) => (COUNTS.has(what) ? String(n) : n.toExponential(2));
   const table = formatTable(
     ["prompt", "tokens", "what", "error", "allowed", ""],
     result.rows.map((r) => [
