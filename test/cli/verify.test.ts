@@ -95,6 +95,12 @@ describe("ingot verify without recorded activations", () => {
     expect(await verdict(engine)).toMatchObject({ code: 1, first: { prompt: 0, what: "sampler", error: 8 } });
   });
 
+  it("counts tokens that never came as wrong", async () => {
+    const from = "ids[i] = sample(row, largest, floats, ints, s);";
+    const engine = await mutated("silent", await compiled("speaking", pebble), /^sample_.*\.cpp$/, from, "continue;");
+    expect(await verdict(engine, "--tokens", "1")).toMatchObject({ code: 1, first: { prompt: 0, what: "sampler", error: 8 } });
+  });
+
   it("finds attention that is wrong in decode alone", async () => {
     const engine = await wrongDecode("decode", await compiled("decoded", pebble));
     const wholeTiles = await verdict(engine, "--tokens", "32");
