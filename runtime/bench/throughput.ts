@@ -54,7 +54,7 @@ export interface ThroughputResult {
 }
 
 /**
- * Sends `requests` in order, `concurrency` in flight, after one warm-up request that is not counted, and waits for all.
+ * Sends `requests` in order, `concurrency` in flight, after a warm-up that is not counted, and waits for all.
  * Throws EngineError when a request ends early; the others are aborted then.
  */
 export async function runThroughput(
@@ -67,8 +67,7 @@ export async function runThroughput(
   const { temperature } = options;
   const concurrency = Math.min(options.concurrency ?? requests.length, requests.length);
   invariant(concurrency >= 1, `${requests.length} requests, ${options.concurrency} in flight`);
-  // Of its own token, so that no prompt finds its beginning in the prefix cache.
-  await timeRequest(engine, "bench-warmup", { promptTokenIds: [0, 0], outputTokens: 2 }, temperature, clock);
+  await warmUp(engine, concurrency, temperature, clock);
 
   const before = engine.stats();
   const startMs = clock();
@@ -110,6 +109,19 @@ export async function runThroughput(
       cachedPromptTokens: timings.reduce((sum, t) => sum + t.cachedTokens, 0),
     },
   };
+}
+
+/** How long as many sequences as will be in flight run first: a small model's first steps are those of a cold JIT. */
+const WARM_UP_MS = 2000;
+
+async function warmUp(engine: BenchEngine, numSeqs: number, temperature: number, clock: Clock): Promise<void> {
+  // Of its own token, so that no prompt finds its beginning in the prefix cache.
+  const request: WorkloadRequest = { promptTokenIds: [0, 0], outputTokens: 2 };
+  const end = clock() + WARM_UP_MS;
+  do {
+    const all = Array.from({ length: numSeqs }, (_, i) => timeRequest(engine, `bench-warmup-${i}`, request, temperature, clock));
+    await Promise.all(all);
+  } while (clock() < end);
 }
 
 /**
