@@ -12,19 +12,12 @@
 // args: logits f32 (S, 32000), sample_floats f32 (S, 8), sample_ints i32 (S, 12), sample_tokens i32 (n, 2),
 //       sampled_ids i32 (S), sampled_logprobs f32 (S), top_ids i32 (S, 20), top_logprobs f32 (S, 20)
 // scratch: 12 · padded + 8 · ⌈padded / 1024⌉ + 4 · ⌈32000 / 64⌉ bytes, where padded is 32000 rounded up to 16
-#include "prelude.cpu.h"
+#include "prelude.cpu.vectors.h"
+
+using namespace ingot::vectors;
 
 namespace {
 namespace sampling {
-
-// One hardware register: the compiler takes wider vectors apart badly.
-#if defined(__AVX512F__)
-enum { kLanes = 16 };
-#elif defined(__AVX__)
-enum { kLanes = 8 };
-#else
-enum { kLanes = 4 };
-#endif
 
 enum : int64_t {
   kVocab = 32000,
@@ -42,9 +35,6 @@ enum : int64_t {
 enum { kTemperature, kTopP, kMinP, kRepetition, kPresence, kFrequency, kFloats = 8 };
 enum { kTopK, kSeedLow, kSeedHigh, kCounter, kNumLogprobs, kTokensBegin, kTokensEnd, kBiasBegin, kBiasEnd, kInts = 12 };
 
-typedef float f32v __attribute__((vector_size(4 * kLanes)));
-typedef int32_t i32v __attribute__((vector_size(4 * kLanes)));
-
 // One thread's memory: kPadded floats three times, group maxima, block sums.
 struct Scratch {
   float* e;        // (kPadded) unnormalized probabilities, 0 beyond the vocabulary
@@ -53,67 +43,6 @@ struct Scratch {
   float* maxima;   // (kNumGroups) largest logit of each group
   double* sums;    // (kNumBlocks) sum of e of each block
 };
-
-inline f32v load(const float* p) {
-  f32v v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-
-inline void store(float* p, f32v v) { memcpy(p, &v, sizeof v); }
-
-inline f32v splat(float x) { return f32v{} + x; }
-
-// `n` < kLanes values and `fill` after them.
-inline f32v load_tail(const float* p, int64_t n, float fill) {
-  float lanes[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : fill;
-  return load(lanes);
-}
-
-inline f32v max_by_lane(f32v a, f32v b) { return a > b ? a : b; }
-
-inline float max_of(f32v v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float m = lanes[0];
-  for (int i = 1; i < kLanes; ++i) m = lanes[i] > m ? lanes[i] : m;
-  return m;
-}
-
-inline double sum_of(f32v v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  double sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
-}
-
-// exp(x) for x <= 0, relative error 2e-7; 0 below -87, where the result would leave the normal numbers.
-inline f32v exp_of(f32v x) {
-  const f32v y = max_by_lane(x, splat(-87.0f));
-  const i32v n = __builtin_convertvector(y * 1.44269504f - 0.5f, i32v);  // truncation after −½ rounds to nearest
-  const f32v f = __builtin_convertvector(n, f32v);
-  const f32v r = (y - f * 0.693359375f) + f * 2.12194440e-4f;  // ln 2 in two pieces
-  f32v p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const i32v bits = (n + 127) << 23;
-  f32v scale;
-  memcpy(&scale, &bits, sizeof scale);
-  return x < -87.0f ? f32v{} : p * scale;
-}
-
-// NaN and +∞, by their bits: true whatever the compiler assumes about floating point.
-inline i32v unusable(f32v v) {
-  i32v bits;
-  memcpy(&bits, &v, sizeof bits);
-  return ((bits & 0x7f800000) == 0x7f800000) & (bits != (int32_t)0xff800000);
-}
 
 // Largest logit of the row and of each group of 64; false if the row holds a NaN or +∞ or nothing above −∞.
 bool find_maxima(const float* row, float* maxima, float* largest) {
