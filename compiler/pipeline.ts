@@ -4,14 +4,15 @@
  * One ordered list: passes over the graph, then kernels are formed, scheduled, placed in memory and emitted as text. After every
  * stage the result is verified and, with a dump, written out; packing, building and writing stand in `compile.ts`.
  */
-import type { Limits } from "../runtime/manifest.ts";
+import type { Limits, Manifest, Program } from "../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "./architecture.ts";
+import type { CpuDialect } from "./codegen/cpu.ts";
 import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import type { DType } from "./ir/tensor-type.ts";
 import { formKernels, type KernelProgram } from "./kernels/form.ts";
 import { printKernels } from "./kernels/print.ts";
-import type { SampleKernel } from "./kernels/spec.ts";
+import type { KernelSpec, SampleKernel } from "./kernels/spec.ts";
 import { verifyKernels } from "./kernels/verify.ts";
 import { canonicalize } from "./passes/canonicalize.ts";
 import { fold } from "./passes/fold.ts";
@@ -22,10 +23,10 @@ import { planArena } from "./plan/arena.ts";
 import { kernelTarget, printSchedules, scheduleKernels } from "./plan/kernel-target.ts";
 import { planKvCache } from "./plan/kv-cache.ts";
 import { printArena, printProgram } from "./plan/print.ts";
-import { arenaEntry, assembleProgram, emitKernels } from "./plan/program.ts";
+import { arenaEntry, assembleProgram, type EmittedKernels, emitKernels } from "./plan/program.ts";
 import type { Firing } from "./rewrite/rewrite.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "./schedule/schedule.ts";
-import { planWeights } from "./weights/layout.ts";
+import { planWeights, type WeightsPlan } from "./weights/layout.ts";
 import { packRequests } from "./weights/requests.ts";
 
 /** Receives the text of a stage under its number and name, such as `03-fold`. */
@@ -48,8 +49,23 @@ export interface GenerateRequest {
   readonly kvCacheDtype: DType;
 }
 
+/** Everything of an engine but its weights and its built library. */
+export interface Generated {
+  /** What the texts are written in. */
+  readonly dialect: CpuDialect;
+  readonly lowered: Lowered;
+  /** The kernels of a step in order, the sampler last. */
+  readonly kernels: readonly KernelSpec[];
+  readonly emitted: EmittedKernels;
+  readonly arena: Manifest["arena"];
+  readonly kvCache: Manifest["kvCache"];
+  /** What to pack of the checkpoint. */
+  readonly weights: WeightsPlan;
+  readonly program: Program;
+}
+
 /** All stages. Throws `CompileError` and `UnsupportedError`, pointing at the model's lines, for what cannot be compiled. */
-export function generate(request: GenerateRequest, dump?: Dump) {
+export function generate(request: GenerateRequest, dump?: Dump): Generated {
   const target = kernelTarget(request.target);
   const lowered = lower(buildGraph(request), target, dump); // graph → kernels
   const kernels = [...lowered.kernels, samplerOf(lowered, request.config.vocabSize)];

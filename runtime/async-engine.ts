@@ -340,11 +340,13 @@ export class AsyncEngine {
     this.#scheduler.update(step, result.tokenIds);
     const pass = this.#forwards.get(sequence);
     if (pass === undefined) return; // the engine was closed meanwhile
-    let failure: unknown;
+    let failure: Error | undefined;
     try {
       pass.take(step.starts[0]!, step.numTokens[0]!, result);
     } catch (error) {
-      failure = error; // its own arrays are too large, or the program lacks a tap: nobody else's matter
+      // Its own arrays are too large, or the program lacks a tap: nobody else's matter.
+      if (!(error instanceof RequestError || error instanceof EngineError)) throw error;
+      failure = error;
     }
     if (failure === undefined && sequence.numUncomputedTokens > 0) return;
     this.#scheduler.finish(sequence);

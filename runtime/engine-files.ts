@@ -5,19 +5,14 @@
  * inode) when its hash was last right, and is believed while the file is still that one: whoever writes, copies or restores it
  * changes them. A stamp is about one copy on one disk and no part of the engine: a folder without it is whole.
  */
-import { createHash } from "node:crypto";
-import { type BigIntStats, createReadStream, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { type BigIntStats, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { ManifestError } from "./errors.ts";
+import { fileIdentity, type HashProgress, hashFile } from "./file-hash.ts";
 import type { Manifest } from "./manifest.ts";
 
 /** The stamp's file name in an engine folder. */
 export const STAMP_FILE = ".weights-stamp";
-/** Bytes hashed at a time. */
-const CHUNK_BYTES = 4 * 2 ** 20;
-
-/** `done` and `total` bytes of a file being hashed. */
-export type HashProgress = (done: number, total: number) => void;
 
 export interface WeightsCheck {
   /** False hashes whatever the stamp says; true by default. */
@@ -54,22 +49,6 @@ export function stampWeights(folder: string, file: string, sha256: string): void
   writeStamp(folder, stampOf(statSync(join(folder, file), { bigint: true }), sha256));
 }
 
-/** The sha256 of a file in hexadecimal, read in pieces. */
-export async function hashFile(file: string, onHash?: HashProgress): Promise<string> {
-  const { size } = statSync(file);
-  const hash = createHash("sha256");
-  let done = 0;
-  for await (const chunk of createReadStream(file, { highWaterMark: CHUNK_BYTES })) {
-    hash.update(chunk);
-    done += chunk.length;
-    onHash?.(done, size);
-  }
-  return hash.digest("hex");
-}
-
-/** Tells a file from what it was before. The time of change, too: it cannot be set back as that of modification can. */
-export const fileIdentity = ({ size, mtimeNs, ctimeNs, ino }: BigIntStats): string => `${size} ${mtimeNs} ${ctimeNs} ${ino}`;
-
 const stampOf = (found: BigIntStats, sha256: string): string => `${sha256} ${fileIdentity(found)}\n`;
 
 /** The stamp of `folder`, if it has one of `length` characters. */
@@ -88,6 +67,6 @@ function writeStamp(folder: string, stamp: string | null): void {
     writeFileSync(partial, stamp, { flag: "wx" });
     renameSync(partial, path);
   } catch {
-    // A folder that this user may not write: the next check hashes again.
+    rmSync(partial, { force: true }); // a folder that this user may not write: the next check hashes again
   }
 }

@@ -8,8 +8,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
 import { checkBatch } from "./batch-check.ts";
-import { checkWeights, type HashProgress } from "./engine-files.ts";
+import { checkWeights } from "./engine-files.ts";
 import { EngineError, ManifestError } from "./errors.ts";
+import type { HashProgress } from "./file-hash.ts";
 import { bytesPerBlock, numKvBlocks } from "./kv-cache-size.ts";
 import {
   type Arg,

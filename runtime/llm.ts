@@ -102,13 +102,13 @@ export class LLM {
 
   /** @throws RequestError 400 when the engine has none. */
   get tokenizer(): Tokenizer {
-    if (this.#tokenizer === undefined) {
-      throw new RequestError(
-        400,
-        "this engine has no tokenizer: give prompts as token ids and no stop strings, or compile a model folder with a tokenizer.json",
-      );
-    }
+    if (this.#tokenizer === undefined) throw noTokenizer();
     return this.#tokenizer;
+  }
+
+  /** Stop strings are compared with text. @throws RequestError 400 when there are some and the engine has no tokenizer. */
+  checkStops({ stop }: Pick<SamplingParams, "stop">): void {
+    if (stop.length > 0 && this.#tokenizer === undefined) throw noTokenizer();
   }
 
   /** Most tokens of prompt and output together. */
@@ -195,7 +195,7 @@ export class LLM {
   #request(prompt: Prompt, given: Partial<SamplingParams>, { signal, cacheSalt }: RequestOptions): GenerateRequest {
     const asked = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
     const params = samplingParams({ ...this.defaultParams, ...asked });
-    if (params.stop.length > 0) this.tokenizer; // stop strings need text
+    this.checkStops(params);
     const promptTokenIds = typeof prompt === "string" ? this.tokenizer.encode(prompt, { addSpecialTokens: true }) : prompt;
     return { requestId: randomUUID(), promptTokenIds, params, signal, cacheSalt };
   }
@@ -211,6 +211,13 @@ export class LLM {
   #encodeChat(rendered: string): readonly number[] {
     return this.tokenizer.encode(rendered, { addSpecialTokens: false });
   }
+}
+
+function noTokenizer(): RequestError {
+  return new RequestError(
+    400,
+    "this engine has no tokenizer: give prompts as token ids and no stop strings, or compile a model folder with a tokenizer.json",
+  );
 }
 
 /** Loads what an `LLM` is put together of. @throws as `LLM.load` does. */

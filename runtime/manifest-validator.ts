@@ -12,6 +12,7 @@ import {
   type KvCacheEntry,
   type Limits,
   MANIFEST_FORMAT,
+  MAX_LIMITS,
   type Manifest,
   type ManifestDType,
   type ManifestSymbol,
@@ -77,9 +78,9 @@ const facts: Reader<ModelFacts> = record<ModelFacts>({
 });
 
 const limits: Reader<Limits> = record<Limits>({
-  maxModelLen: integer(1, 2 ** 26),
-  maxNumSeqs: integer(1, 2 ** 16),
-  maxNumBatchedTokens: integer(1, 2 ** 22),
+  maxModelLen: integer(1, MAX_LIMITS.maxModelLen),
+  maxNumSeqs: integer(1, MAX_LIMITS.maxNumSeqs),
+  maxNumBatchedTokens: integer(1, MAX_LIMITS.maxNumBatchedTokens),
 });
 
 const tensor: Reader<TensorEntry> = record<TensorEntry>({
@@ -144,7 +145,7 @@ const step: Reader<Step> = record<Step>({
 
 const program: Reader<Program> = record<Program>({
   name: identifier,
-  maxTokens: integer(1, 2 ** 22),
+  maxTokens: integer(1, MAX_LIMITS.maxNumBatchedTokens),
   steps: list(step, 1, 2 ** 18),
   taps: list(record<Tap>({ name: label, step: integer(0, 2 ** 18), buffer: integer(0, 2 ** 24) }), 0, 8192),
 });

@@ -52,6 +52,9 @@ export interface ModelFacts {
 }
 
 /** The largest step: buffers of T rows hold `maxNumBatchedTokens` of them, buffers of S rows `maxNumSeqs`. */
+/** Largest limits of an engine. */
+export const MAX_LIMITS: Limits = { maxModelLen: 2 ** 26, maxNumSeqs: 2 ** 16, maxNumBatchedTokens: 2 ** 22 };
+
 export interface Limits {
   /** Tokens of one sequence, prompt and output. */
   readonly maxModelLen: number;

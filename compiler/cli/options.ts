@@ -2,6 +2,7 @@
  * Flags that several verbs share, each with its `INGOT_…` variable; names are vLLM's where vLLM has one.
  */
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { MAX_LIMITS } from "../../runtime/manifest.ts";
 import { knownTargets } from "../schedule/target.ts";
 import { UsageError } from "./exit.ts";
 
@@ -71,8 +72,10 @@ export function toggle(command: Command, flags: string, description: string): Co
   const said = process.env[name];
   const value = said === undefined || said === "" ? option.negate : TOGGLES[said.toLowerCase()];
   if (value === undefined) throw new UsageError(`${name} is ${JSON.stringify(said)}; expected 1 or 0`);
-  if (value !== option.negate) option.default(value);
-  return command.addOption(option);
+  command.addOption(option);
+  // Not as the option's default: where a flag has a negated twin, only one of the two may have one.
+  if (value !== option.negate) command.setOptionValueWithSource(option.attributeName(), value, "env");
+  return command;
 }
 
 const TOGGLES: Readonly<Record<string, boolean>> = {
@@ -113,8 +116,14 @@ export function addCompileFlags(command: Command): Command {
   const kvDtypes = "auto (the weights' dtype), float32, bfloat16 or float16";
   flag(command, "--kv-cache-dtype <dtype>", kvDtypes, undefined, d.kvCacheDtype);
   flag(command, "--max-model-len <tokens>", "longest context; default: what the model says", integer(1));
-  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1, 65_536), d.maxNumSeqs);
-  flag(command, "--max-num-batched-tokens <n>", "most tokens in one step", integer(1, 4_194_304), d.maxNumBatchedTokens);
+  flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1, MAX_LIMITS.maxNumSeqs), d.maxNumSeqs);
+  flag(
+    command,
+    "--max-num-batched-tokens <n>",
+    "most tokens in one step",
+    integer(1, MAX_LIMITS.maxNumBatchedTokens),
+    d.maxNumBatchedTokens,
+  );
   flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, d.weights);
   flag(command, "--weights-seed <n>", "seed of random weights", integer(0), d.weightsSeed);
   flag(command, "--layers <n>", "keep only the first n layers (for experiments)", integer(1));

@@ -25,7 +25,7 @@ export function serverModel(llm: LLM, manifest: Manifest): ServerModel {
       return chatTemplate.render({ messages, addGenerationPrompt, templateKwargs });
     },
     generate: (request) => {
-      if (request.params.stop.length > 0) llm.tokenizer; // stop strings need text
+      llm.checkStops(request.params);
       return llm.engine.generate(request);
     },
     stats: () => llm.engine.stats(),

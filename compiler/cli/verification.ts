@@ -56,7 +56,7 @@ export interface Verification {
 export type OnProgress = (done: number, total: number) => void;
 
 /** Largest ‖Δ‖/‖ref‖ between recorded activations and an engine that computes in f32. */
-export const F32_TOLERANCE = 1e-4;
+export const GOLDEN_F32_TOLERANCE = 1e-4;
 
 /** Tokens generated after a prompt whose continuation is not recorded. */
 export const GREEDY_TOKENS = 8;
@@ -69,7 +69,7 @@ export function verifyGolden(
   reference: string,
   onProgress?: OnProgress,
 ): Promise<Verification> {
-  const tolerance = dtype === "float32" ? F32_TOLERANCE : 2 * golden.bf16RelativeError;
+  const tolerance = dtype === "float32" ? GOLDEN_F32_TOLERANCE : 2 * golden.bf16RelativeError;
   return verifyAgainst(engine, golden.prompts, { dtype, tolerance, reference }, onProgress);
 }
 

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { copyFile, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { join, relative } from "node:path";
-import { hashFile } from "../../runtime/engine-files.ts";
+import { hashFile } from "../../runtime/file-hash.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { CompileError, invariant } from "../errors.ts";
 import { printJson, printManifest } from "./manifest.ts";
@@ -26,6 +26,8 @@ const MODEL_FILES = [
   "tokenizer_config.json",
   "vocab.json",
 ];
+/** What makes an engine folder an npm package. */
+export const PACKAGE_FILE = "package.json";
 /** A model's terms travel with its weights. */
 const TERMS = /^(LICEN[SC]E|NOTICE|USE_POLICY)([.-][\w.-]{1,40})?$/i;
 /** Largest of them copied: 256 MB; the largest published tokenizers have 40. */
@@ -112,7 +114,7 @@ export async function writePackage(folder: string, manifest: Manifest): Promise<
     scripts: { install: "ingot build ." },
     peerDependencies: { ingot: version ? `^${version}` : "*" },
   };
-  await writeWhole(join(folder, "package.json"), `${printJson(description, "")}\n`);
+  await writeWhole(join(folder, PACKAGE_FILE), `${printJson(description, "")}\n`);
 }
 
 async function writeWhole(path: string, text: string): Promise<void> {

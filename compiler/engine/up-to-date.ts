@@ -1,13 +1,14 @@
 /**
- * Whether an engine folder is the one that a compile would make: the same inputs by its manifest, and every file as it was written.
+ * Whether an engine folder is the one that a compile would make: the same inputs by its manifest, and the files as it lists them.
  */
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { type HashProgress, hashFile, weightsFault } from "../../runtime/engine-files.ts";
+import { weightsFault } from "../../runtime/engine-files.ts";
+import { type HashProgress, hashFile } from "../../runtime/file-hash.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { CompileError } from "../errors.ts";
-import { MAX_FILE_BYTES } from "./contents.ts";
+import { MAX_FILE_BYTES, PACKAGE_FILE } from "./contents.ts";
 
 /** What decides which engine it is. */
 export type EngineIdentity = Pick<Manifest, "name" | "target" | "provenance">;
@@ -27,7 +28,11 @@ export async function isUpToDate(folder: string, identity: EngineIdentity, event
   if (manifest === undefined || canonical(manifest) !== canonical(identity)) return false;
   const { files, library } = manifest;
   const hashes = Object.entries(library ? { ...files, [library.file]: library.sha256 } : files);
-  const fault = (await firstFault(folder, hashes)) ?? (await weightsFault(folder, manifest, { onHash: events.onHash }));
+  const packageFile = join(folder, PACKAGE_FILE); // its text is its owner's: a name to publish under
+  const fault =
+    (existsSync(packageFile) ? null : `${packageFile} is missing`) ??
+    (await firstFault(folder, hashes)) ??
+    (await weightsFault(folder, manifest, { onHash: events.onHash }));
   if (fault === null) return true;
   events.onFault?.(fault);
   return false;
@@ -35,14 +40,23 @@ export async function isUpToDate(folder: string, identity: EngineIdentity, event
 
 /** Kernel sources may be tuned by hand. Throws `CompileError` when `folder` holds an engine with such: compiling would lose them. */
 export async function refuseEditedSources(folder: string): Promise<void> {
-  const sources = Object.entries(readManifest(folder)?.files ?? {}).filter(([name]) => name.startsWith("kernels/"));
+  const manifest = readManifest(folder);
+  if (manifest === undefined) return;
+  const sources = Object.entries(manifest.files).filter(([name]) => name.startsWith("kernels/"));
   const there = sources.filter(([name]) => existsSync(join(folder, name)));
-  const fault = await firstFault(folder, there);
+  const fault = addedSource(folder, manifest) ?? (await firstFault(folder, there));
   if (fault === null) return;
   throw new CompileError(
-    `${fault}: it was edited, and compiling again would replace it; ` +
+    `${fault}: it was edited or added, and compiling again would lose that; ` +
       `build it with \`ingot build ${folder}\`, or delete it to have it made again, or choose another place with -o`,
   );
+}
+
+/** A file in `kernels/` that no compile put there; null when there is none. */
+function addedSource(folder: string, { files }: Manifest): string | null {
+  const kernels = join(folder, "kernels");
+  const added = existsSync(kernels) ? readdirSync(kernels).find((name) => !Object.hasOwn(files, `kernels/${name}`)) : undefined;
+  return added === undefined ? null : `${join(kernels, added)} is not in the manifest`;
 }
 
 /** The manifest of the engine in `folder`; undefined where it is missing, damaged or of another format: compiling is the remedy. */

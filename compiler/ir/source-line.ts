@@ -17,8 +17,8 @@ export interface SourceLine {
 /** The lines of a stack's frames, innermost first; frames without a place are left out. */
 export function sourceLines(stack: string): SourceLine[] {
   return stack.split("\n").flatMap((frame) => {
-    const place = /\(?([^()\s]+):(\d+):(\d+)\)?$/.exec(frame);
-    if (!place || !/^\s*at /.test(frame)) return [];
+    const place = /^\s*at .* \((.+):(\d+):(\d+)\)$/.exec(frame) ?? /^\s*at (?:async )?(.+):(\d+):(\d+)$/.exec(frame);
+    if (!place) return [];
     const [, path = "", line, column] = place;
     const file = (path.startsWith("file:") ? fileURLToPath(path) : path).replace(/\?.*$/, "");
     return [original(file, Number(line), Number(column))];

@@ -22,12 +22,9 @@ export function parseTarget(text: string): Target {
   return { family: "cpu", isa: isa as Isa };
 }
 
-/** Features a processor must have to run a level, in the words of the addon's `cpuFacts`. */
-export const isaFeatures = (isa: Isa): readonly string[] => cpuDialects[isa].features;
-
-/** Features of `isa` that a processor lacks: empty if it can run the level. */
+/** Features of `isa`, in the words of the addon's `cpuFacts`, that a processor lacks: empty if it can run the level. */
 export const missingFeatures = (isa: Isa, features: readonly string[]): readonly string[] =>
-  isaFeatures(isa).filter((f) => !features.includes(f));
+  cpuDialects[isa].features.filter((f) => !features.includes(f));
 
 /** Levels from the fastest down, and features that make one the fastest beyond those it needs. */
 const preference: readonly (readonly [Isa, ...string[]])[] = [

@@ -4,9 +4,9 @@
  * A note is believed while the file at its path is still the one that was hashed: its size, times and inode.
  */
 import { createHash, randomBytes } from "node:crypto";
-import { mkdir, readFile, realpath, rename, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, realpath, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { fileIdentity, type HashProgress, hashFile } from "../../runtime/engine-files.ts";
+import { fileIdentity, type HashProgress, hashFile } from "../../runtime/file-hash.ts";
 
 export class FileHashes {
   /** Notes are kept in `folder`, which is made when needed. */
@@ -35,7 +35,7 @@ export class FileHashes {
       await writeFile(partial, text);
       await rename(partial, note);
     } catch {
-      // A cache that cannot be written: the next run hashes again.
+      await rm(partial, { force: true }); // a cache that cannot be written: the next run hashes again
     }
   }
 }

@@ -53,6 +53,11 @@ export interface ThroughputResult {
   readonly engine: StepAccount;
 }
 
+/** How long as many sequences as will be in flight run first: a small model's first steps are those of a cold JIT. */
+const WARM_UP_MS = 2000;
+/** Of its own token, so that no prompt finds its beginning in the prefix cache. */
+const WARM_UP: WorkloadRequest = { promptTokenIds: [0, 0], outputTokens: 2 };
+
 /**
  * Sends `requests` in order, `concurrency` in flight, after a warm-up that is not counted, and waits for all.
  * Throws EngineError when a request ends early; the others are aborted then.
@@ -67,28 +72,34 @@ export async function runThroughput(
   const { temperature } = options;
   const concurrency = Math.min(options.concurrency ?? requests.length, requests.length);
   invariant(concurrency >= 1, `${requests.length} requests, ${options.concurrency} in flight`);
-  await warmUp(engine, concurrency, temperature, clock);
+  const stop = new AbortController();
+  setMaxListeners(0, stop.signal); // one per request in flight
+  /** All that `run` starts; when one fails, the others are aborted first. */
+  const together = async (run: () => Promise<void>): Promise<void> => {
+    const all = Array.from({ length: concurrency }, run);
+    try {
+      await Promise.all(all);
+    } catch (error) {
+      stop.abort();
+      await Promise.allSettled(all);
+      throw error;
+    }
+  };
+  for (const end = clock() + WARM_UP_MS; clock() < end; ) {
+    await together(async () => void (await timeRequest(engine, "bench-warmup", WARM_UP, temperature, clock, stop.signal)));
+  }
 
   const before = engine.stats();
   const startMs = clock();
   const timings: RequestTiming[] = [];
   let next = 0;
-  const stop = new AbortController();
-  setMaxListeners(0, stop.signal); // one per request in flight
   const client = async () => {
     for (let i = next++; i < requests.length && !stop.signal.aborted; i = next++) {
       timings.push(await timeRequest(engine, `bench-${i}`, requests[i] as WorkloadRequest, temperature, clock, stop.signal));
       onRequest(timings.length, requests.length);
     }
   };
-  const clients = Array.from({ length: concurrency }, client);
-  try {
-    await Promise.all(clients);
-  } catch (error) {
-    stop.abort();
-    await Promise.allSettled(clients);
-    throw error;
-  }
+  await together(client);
   const wallMs = clock() - startMs;
   const after = engine.stats();
 
@@ -109,19 +120,6 @@ export async function runThroughput(
       cachedPromptTokens: timings.reduce((sum, t) => sum + t.cachedTokens, 0),
     },
   };
-}
-
-/** How long as many sequences as will be in flight run first: a small model's first steps are those of a cold JIT. */
-const WARM_UP_MS = 2000;
-
-async function warmUp(engine: BenchEngine, numSeqs: number, temperature: number, clock: Clock): Promise<void> {
-  // Of its own token, so that no prompt finds its beginning in the prefix cache.
-  const request: WorkloadRequest = { promptTokenIds: [0, 0], outputTokens: 2 };
-  const end = clock() + WARM_UP_MS;
-  do {
-    const all = Array.from({ length: numSeqs }, (_, i) => timeRequest(engine, `bench-warmup-${i}`, request, temperature, clock));
-    await Promise.all(all);
-  } while (clock() < end);
 }
 
 /**

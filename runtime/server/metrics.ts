@@ -119,8 +119,8 @@ export class ServerMetrics {
         for (const histogram of this.#interTokenLatency) histogram.observe(this.#labels, seconds);
       },
       end: (finished_reason, tokens, seconds, secondsPerToken, phases) => {
-        for (const [name, histogram] of Object.entries(this.#phases)) {
-          if (phases) histogram.observe(this.#labels, phases[name as keyof Phases]);
+        if (phases) {
+          for (const [name, seconds] of Object.entries(phases)) this.#phases[name as keyof Phases].observe(this.#labels, seconds);
         }
         this.#success.inc({ ...this.#labels, finished_reason });
         this.#generationTokens.observe(this.#labels, tokens);

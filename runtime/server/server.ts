@@ -5,7 +5,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { createServer as createHttpServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, Server as NetServer } from "node:net";
 import { EngineError } from "../errors.ts";
 import { Access, type AccessOptions } from "./access.ts";
 import { chatCompletions } from "./chat-completions.ts";
@@ -163,7 +163,8 @@ async function close(
   // The socket stays open while requests run, so that health checks and new clients are told why instead of being refused.
   await context.inFlight.drain(drainTimeoutMs);
   if (!http.listening) return;
-  const closed = new Promise<void>((resolve) => http.close(() => resolve()));
+  // http.close would also end every connection whose answer was handed over, read or not; this only stops listening.
+  const closed = new Promise<void>((resolve) => NetServer.prototype.close.call(http, () => resolve()));
   const sent = [...answers].map((res) => new Promise((resolve) => res.once("close", resolve)));
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise((resolve) => {

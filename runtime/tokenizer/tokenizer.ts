@@ -151,22 +151,28 @@ export class Tokenizer {
   private encodeInto(text: string, ids: number[], maxTokens: number): void {
     // UTF-8 has no lone surrogates: each is U+FFFD, as everywhere a JavaScript string leaves the process.
     const wellFormed = text.replace(/\p{Cs}/gu, "\ufffd");
+    const checkLength = () => {
+      if (ids.length > maxTokens) throw tooManyTokens(text, maxTokens);
+    };
     for (const section of this.rawTokens.split(wellFormed, true)) {
+      checkLength();
       if ("id" in section) {
         ids.push(section.id);
         continue;
       }
       for (const part of this.normalizedTokens.split(this.normalize(section.text), section.isStart)) {
+        checkLength();
         if ("id" in part) {
           ids.push(part.id);
           continue;
         }
         for (const piece of this.preTokenizer.cut(part.text, part.isStart)) {
           this.bpe.encode(piece, ids);
-          if (ids.length > maxTokens) throw tooManyTokens(text, maxTokens);
+          checkLength();
         }
       }
     }
+    checkLength();
   }
 
   /** Decodes ids; those that no token has are left out. */

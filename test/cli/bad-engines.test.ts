@@ -158,7 +158,7 @@ describe("a kernel edited by hand", () => {
     expect((await run(["build", folder])).code).toBe(0);
     expect((await run(["run", folder, ...ask])).code).toBe(0);
     const refused = await run(["compile", pebble, "-o", folder]);
-    expect(refused.stderr).toContain("it was edited, and compiling again would replace it; build it with `ingot build ");
+    expect(refused.stderr).toContain("it was edited or added, and compiling again would lose that; build it with `ingot build ");
     expect({ code: refused.code, stdout: refused.stdout }).toEqual({ code: 1, stdout: "" });
     const other = await run(["compile", pebble, "-o", folder, "--max-num-seqs", "2"]);
     expect(other.code).toBe(1);

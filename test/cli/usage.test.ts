@@ -66,6 +66,7 @@ describe("a mistake on the command line ends with 2, a sentence and nothing on s
     ["a preset's weights", ["compile", "qwen3-0.6b"], "qwen3-0.6b is a built-in preset without weights: add --weights random"],
     ["an engine that is none", ["show", "nosuch"], "nosuch is neither an engine folder nor an id from `ingot list`"],
     ["removing what is no engine", ["rm", pebble], "is neither an engine folder nor an id"],
+    ["removing nothing", ["rm", ""], "an empty name is no engine"],
     ["removing above the cache", ["rm", ".."], ".. is neither an engine folder nor an id"],
     ["a folder without a model", ["compile", "templates"], "holds neither manifest.json"],
   ] as const)("%s", async (_, args, message) => {

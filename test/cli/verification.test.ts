@@ -3,7 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { readGolden } from "../../compiler/cli/golden.ts";
-import { F32_TOLERANCE, relativeError, type Verifiable, verifyAgainst, verifyGolden } from "../../compiler/cli/verification.ts";
+import {
+  GOLDEN_F32_TOLERANCE,
+  relativeError,
+  type Verifiable,
+  verifyAgainst,
+  verifyGolden,
+} from "../../compiler/cli/verification.ts";
 import { safetensorsFile } from "../compiler/weights/safetensors-file.ts";
 
 const LAYERS = 4;
@@ -61,9 +67,12 @@ describe("verification against recorded activations", () => {
       for (const tensor of [...hidden.slice(2), logits]) tensor[3] = (tensor[3] as number) + 0.1;
     };
     const prefill = await verifyGolden(engine({ forward: from2, decode: from2 }), golden, "float32", "here");
-    expect(prefill).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "hidden.2", allowed: F32_TOLERANCE } });
+    expect(prefill).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "hidden.2", allowed: GOLDEN_F32_TOLERANCE } });
     const decode = await verifyGolden(engine({ decode: from2 }), golden, "float32", "here");
-    expect(decode).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "decode.hidden.2", allowed: F32_TOLERANCE } });
+    expect(decode).toMatchObject({
+      ok: false,
+      firstFailure: { prompt: 0, what: "decode.hidden.2", allowed: GOLDEN_F32_TOLERANCE },
+    });
   });
 
   it("names the prompt where only the longer one is off", async () => {

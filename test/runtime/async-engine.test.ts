@@ -2,7 +2,6 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { AsyncEngine, type AsyncEngineOptions } from "../../runtime/async-engine.ts";
 import { EngineError, RequestError } from "../../runtime/errors.ts";
-import { ForwardPass } from "../../runtime/forward-pass.ts";
 import type { FinishReason, OutputDelta, TokenLogprob } from "../../runtime/request.ts";
 import { type SamplingParams, samplingParams } from "../../runtime/sampling-params.ts";
 import { FakeDevice, type FakeDeviceOptions, fakeTokenizer, hashLogits } from "../support/fake-device.ts";
@@ -396,15 +395,6 @@ describe("forward", () => {
     expect((await complete(engine, [1, 2], { maxTokens: 3, ignoreEos: true })).tokenIds).toEqual(greedy([1, 2], 3));
     expect(engine.failure).toBeUndefined();
     engine.checkIntegrity();
-  });
-
-  it("of more numbers than an array holds is refused with the numbers", () => {
-    const pass = new ForwardPass(2 ** 20, 2 ** 18, ["logits"], { resolve: () => {}, reject: () => {} });
-    const taps = new Map([["logits", new Float32Array(2 ** 18)]]);
-    const result = { tokenIds: new Int32Array(0), logprobs: new Float32Array(0), topIds: new Int32Array(0) };
-    expect(() => pass.take(0, 1, { ...result, topLogprobs: new Float32Array(0), taps, ms: 1 })).toThrow(
-      /logits of 1048576 tokens are 274877906944 numbers, more than fit in one array here: score fewer/,
-    );
   });
 });
 

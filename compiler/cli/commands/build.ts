@@ -1,10 +1,10 @@
 /**
  * `ingot build`: an engine's sources become a library for this machine; what an engine package's install step runs.
  */
-import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
+import { hashFile } from "../../../runtime/file-hash.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
 import { writeManifest } from "../../engine/contents.ts";
 import { buildLibrary } from "../../engine/library.ts";
@@ -27,7 +27,7 @@ async function build(engine: string, flags: { json?: boolean }): Promise<void> {
   const manifest = readManifest(folder);
   const bar = progress("building kernels");
   const onBuild = (done: number, total: number) => bar.update(done, total);
-  const before = libraryHash(folder, manifest);
+  const before = await libraryHash(folder, manifest);
   const library = await buildLibrary(folder, manifest.target, kernelCache(), onBuild).finally(bar.stop);
   const changed = before !== library.sha256 || manifest.library?.sha256 !== library.sha256;
   if (manifest.library?.sha256 !== library.sha256) await writeManifest(folder, { ...manifest, library });
@@ -36,7 +36,7 @@ async function build(engine: string, flags: { json?: boolean }): Promise<void> {
 }
 
 /** sha256 of the library that is there; null when there is none. */
-function libraryHash(folder: string, { library }: Manifest): string | null {
+async function libraryHash(folder: string, { library }: Manifest): Promise<string | null> {
   const file = library && join(folder, library.file);
-  return file && existsSync(file) ? createHash("sha256").update(readFileSync(file)).digest("hex") : null;
+  return file && existsSync(file) ? hashFile(file) : null;
 }

@@ -107,6 +107,7 @@ export function removeCommand(): Command {
 /** The folder of an engine named by path or by its id in the cache; a path comes first. Throws `UsageError` when there is none. */
 export function engineFolder(engine: string): string {
   const path = resolve(engine);
+  if (engine === "") throw new UsageError("an empty name is no engine; ids are in `ingot list`"); // an unset variable of a shell
   if (existsSync(join(path, "manifest.json"))) return path;
   const cached = resolve(engineCache(), engine);
   if (isCached(cached)) return cached;

@@ -108,6 +108,11 @@ describe("an engine is up to date", () => {
     expect(await fault()).toBeNull();
   });
 
+  it("not without a package.json", async () => {
+    rmSync(join(folder, "package.json"));
+    expect(await fault()).toBe("package.json is missing");
+  });
+
   it("not with a device that poses as a tokenizer, which is not waited for", async () => {
     rmSync(join(folder, "tokenizer.json"));
     execFileSync("mkfifo", [join(folder, "tokenizer.json")]);
@@ -122,10 +127,17 @@ describe("kernel sources edited by hand", () => {
     appendFileSync(kernel, "// faster\n");
     await expect(refuseEditedSources(folder)).rejects.toThrow(CompileError);
     await expect(refuseEditedSources(folder)).rejects.toThrow(
-      /embedding_bf16_64\.cpp has sha256 .*: it was edited, .*build it with `ingot build .*`, or delete it/,
+      /embedding_bf16_64\.cpp has sha256 .*: it was edited or added, .*build it with `ingot build .*`, or delete it/,
     );
     rmSync(kernel);
     await refuseEditedSources(folder);
+  });
+
+  it("are not to be lost when they were added", async () => {
+    writeFileSync(join(folder, "kernels", "mine.cpp"), "// mine\n");
+    await expect(refuseEditedSources(folder)).rejects.toThrow(
+      /kernels\/mine\.cpp is not in the manifest: it was edited or added, /,
+    );
   });
 
   it("are looked for in engines only, and other files may be replaced", async () => {

@@ -137,6 +137,13 @@ describe("throughput", () => {
     expect(engine.aborted).toBe(1);
   });
 
+  it("aborts the others when one request of the warm-up ends early", async () => {
+    const engine = newEngine({ maxModelTokens: 1 });
+    const run = runThroughput(engine, requests, { concurrency: 3, temperature: 0 }, engine.clock);
+    await expect(run).rejects.toThrow(/bench-warmup .* gave 1 output tokens, expected 2/);
+    expect(engine.requests).toHaveLength(3);
+  });
+
   it("defines TPOT and ITL as vLLM does", () => {
     // Two deltas, the second of three tokens: ITL counts gaps between deltas, TPOT divides by tokens.
     const timing = { promptTokens: 7, cachedTokens: 0, startMs: 100, tokenMs: [110, 140, 140, 140], deltaMs: [110, 140] };

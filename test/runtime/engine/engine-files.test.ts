@@ -17,8 +17,9 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { checkWeights, hashFile, STAMP_FILE, stampWeights, type WeightsCheck } from "../../../runtime/engine-files.ts";
+import { checkWeights, STAMP_FILE, stampWeights, type WeightsCheck } from "../../../runtime/engine-files.ts";
 import { ManifestError } from "../../../runtime/errors.ts";
+import { hashFile } from "../../../runtime/file-hash.ts";
 import { sampleManifest } from "../manifest-sample.ts";
 
 const bytes = new Uint8Array(9 * 2 ** 20).map((_, i) => i % 251);

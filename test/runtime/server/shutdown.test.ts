@@ -87,7 +87,7 @@ describe("closing the server", () => {
   });
 
   it("waits for a reader as long as the drain may take", async () => {
-    const { port, server } = await serveFake({ reply: () => "word ".repeat(60_000) }, { drainTimeoutMs: 20_000 });
+    const { port, server } = await serveFake({ reply: () => `${"w".repeat(250)} `.repeat(500) }, { drainTimeoutMs: 20_000 });
     const body = JSON.stringify({ ...hello, max_tokens: 400, n: 100 });
     const socket = connect(port, "127.0.0.1");
     socket.write(`POST ${CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`);

@@ -76,6 +76,10 @@ describe.each(kinds)("%s", (kind) => {
     const ids = tokenizer.encode(evalText.slice(0, 1000));
     expect(tokenizer.encode(evalText.slice(0, 1000), { maxTokens: ids.length })).toEqual(ids);
     expect(() => tokenizer.encode(evalText.slice(0, 1000), { maxTokens: 50 })).toThrow("has more than 50 tokens");
+    const special = [...tokenizer.specialIds].map((id) => tokenizer.idToToken(id)!)[0];
+    if (special !== undefined) {
+      expect(() => tokenizer.encode(special.repeat(60), { maxTokens: 50 })).toThrow("has more than 50 tokens");
+    }
   });
 
   it("encodes long texts without loss, in time that grows with their length", () => {
