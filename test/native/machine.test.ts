@@ -20,6 +20,7 @@ describe("the addon knows its machine", () => {
   it("names features in families: what needs wider registers comes with the narrower", () => {
     const { arch, features } = native.cpuFacts();
     if (features.includes("avx512f")) expect(features).toContain("avx2");
+    if (features.includes("fast_avx512_bf16")) expect(features).toContain("avx512_bf16");
     if (features.includes("amx_bf16")) expect(features).toContain("amx_tile");
     if (arch === "arm64") expect(features).toContain("neon");
     expect(new Set(features).size).toBe(features.length);
