@@ -22,12 +22,12 @@ import { type Pass, runPasses } from "./passes/pass.ts";
 import { planArena } from "./plan/arena.ts";
 import { kernelTarget, printSchedules, scheduleKernels } from "./plan/kernel-target.ts";
 import { planKvCache } from "./plan/kv-cache.ts";
+import { packRequests } from "./plan/pack-requests.ts";
 import { printArena, printProgram } from "./plan/print.ts";
 import { arenaEntry, assembleProgram, type EmittedKernels, emitKernels } from "./plan/program.ts";
 import type { Firing } from "./rewrite/rewrite.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "./schedule/schedule.ts";
 import { planWeights, type WeightsPlan } from "./weights/layout.ts";
-import { packRequests } from "./weights/requests.ts";
 
 /** Receives the text of a stage under its number and name, such as `03-fold`. */
 export type Dump = (name: string, text: string) => void;

@@ -6,8 +6,8 @@ import { kernelArgs } from "../kernels/operands.ts";
 import type { KernelSpec, TensorValue } from "../kernels/spec.ts";
 import { weightNames } from "../kernels/weight-expression.ts";
 import { panelTensors, tensorLayout } from "../schedule/layout.ts";
-import type { PackRequest } from "./layout.ts";
-import type { WeightDType } from "./source.ts";
+import type { PackRequest } from "../weights/layout.ts";
+import type { WeightDType } from "../weights/source.ts";
 
 /** Every tensor the kernels read, once, in the order of first use. */
 export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
