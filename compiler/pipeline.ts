@@ -7,6 +7,7 @@
 import type { Limits, Manifest, Program } from "../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "./architecture.ts";
 import type { CpuDialect } from "./codegen/cpu.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "./codegen/kernel-schedule.ts";
 import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import type { DType } from "./ir/tensor-type.ts";
@@ -26,7 +27,6 @@ import { packRequests } from "./plan/pack-requests.ts";
 import { printArena, printProgram } from "./plan/print.ts";
 import { arenaEntry, assembleProgram, type EmittedKernels, emitKernels } from "./plan/program.ts";
 import type { Firing } from "./rewrite/rewrite.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "./schedule/schedule.ts";
 import { planWeights, type WeightsPlan } from "./weights/layout.ts";
 
 /** Receives the text of a stage under its number and name, such as `03-fold`. */

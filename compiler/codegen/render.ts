@@ -8,10 +8,10 @@ import { invariant } from "../errors.ts";
 import type { Dim, DType } from "../ir/tensor-type.ts";
 import { kernelArgs } from "../kernels/operands.ts";
 import type { Expr, HeadChain, KernelKind, KernelOf, KernelSpec, StoreKvKernel } from "../kernels/spec.ts";
-import { paddedK } from "../schedule/layout.ts";
-import type { KernelSchedule } from "../schedule/schedule.ts";
 import type { CpuDialect } from "./cpu.ts";
 import { floatLiteral, formulaText } from "./expression.ts";
+import type { KernelSchedule } from "./kernel-schedule.ts";
+import { paddedK } from "./layout.ts";
 import { renderSlots, type SlotOptions } from "./slots.ts";
 import { readTemplate, renderTemplate, type TemplateContext } from "./template.ts";
 

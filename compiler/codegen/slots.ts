@@ -4,9 +4,9 @@
  */
 
 import type { BufferValue, Expr, TensorValue } from "../kernels/spec.ts";
-import { type BufferLayout, bufferLayout } from "../schedule/layout.ts";
 import type { Isa } from "./cpu.ts";
 import { formulaText, laneText } from "./expression.ts";
+import { type BufferLayout, bufferLayout } from "./layout.ts";
 
 /** A pointer in the slots: a C++ name, the value behind it, and its place among the arguments. */
 interface Pointer {

@@ -3,14 +3,14 @@
  */
 import type { BufferEntry } from "../../runtime/manifest.ts";
 import { type CpuDialect, cpuDialects, linearInputDtype } from "../codegen/cpu.ts";
+import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule } from "../codegen/kernel-schedule.ts";
+import { bufferBytes, bufferLayout, panelTensors } from "../codegen/layout.ts";
 import { type RenderedKernel, renderKernel } from "../codegen/render.ts";
 import { UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import type { BufferValue, KernelSpec } from "../kernels/spec.ts";
 import { scheduleKernel } from "../schedule/cpu.ts";
-import { bufferBytes, bufferLayout, panelTensors } from "../schedule/layout.ts";
-import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule } from "../schedule/schedule.ts";
 import { parseTarget } from "../schedule/target.ts";
 
 /** A spec and how it is computed. */

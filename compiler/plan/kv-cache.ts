@@ -2,10 +2,10 @@
  * The KV cache of a program: how many layers store keys and values, and how large their blocks are.
  */
 import type { KvCacheEntry } from "../../runtime/manifest.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
+import { kvBlockBytes } from "../codegen/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import type { KernelSpec } from "../kernels/spec.ts";
-import { kvBlockBytes } from "../schedule/layout.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "../schedule/schedule.ts";
 import { manifestDType } from "./program.ts";
 
 /** Throws `CompileError` unless each of `numLayers` layers stores once, `UnsupportedError` where their caches differ in size. */

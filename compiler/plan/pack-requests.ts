@@ -1,11 +1,12 @@
 /**
  * What the kernels of a program read of a checkpoint, and in which layout.
  */
+
+import { panelTensors, tensorLayout } from "../codegen/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import { kernelArgs } from "../kernels/operands.ts";
 import type { KernelSpec, TensorValue } from "../kernels/spec.ts";
 import { weightNames } from "../kernels/weight-expression.ts";
-import { panelTensors, tensorLayout } from "../schedule/layout.ts";
 import type { PackRequest } from "../weights/layout.ts";
 import type { WeightDType } from "../weights/source.ts";
 

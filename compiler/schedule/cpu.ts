@@ -5,11 +5,11 @@
  */
 import type { Rpn } from "../../runtime/manifest.ts";
 import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from "../codegen/kernel-schedule.ts";
+import { tensorLayout } from "../codegen/layout.ts";
 import { invariant, UnsupportedError } from "../errors.ts";
 import type { Dim } from "../ir/tensor-type.ts";
 import type { KernelKind, KernelOf, KernelSpec, LinearKernel } from "../kernels/spec.ts";
-import { tensorLayout } from "./layout.ts";
-import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from "./schedule.ts";
 
 /** Schedules one spec. Throws `UnsupportedError` for dtypes or sizes that no skeleton of this target computes. */
 export function scheduleKernel(

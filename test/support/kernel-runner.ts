@@ -3,6 +3,7 @@
  */
 
 import type { Isa } from "../../compiler/codegen/cpu.ts";
+import { bufferLayout } from "../../compiler/codegen/layout.ts";
 import { renderKernel } from "../../compiler/codegen/render.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
 import type { KvState } from "../../compiler/ir/interpret.ts";
@@ -11,7 +12,6 @@ import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
 import { kernelArgs, kernelOutput } from "../../compiler/kernels/operands.ts";
 import type { BufferValue, KernelSpec, TensorValue, Value } from "../../compiler/kernels/spec.ts";
 import { scheduleKernel } from "../../compiler/schedule/cpu.ts";
-import { bufferLayout } from "../../compiler/schedule/layout.ts";
 import { packElements, panelElements, panelPlace, rowsPlace, tilePlace, unpackElements } from "./kernel-layouts.ts";
 import { type KernelJob, type Runner, runJobs } from "./kernel-process.ts";
 
