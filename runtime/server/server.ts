@@ -174,4 +174,5 @@ async function close(
   clearTimeout(timer);
   http.closeAllConnections(); // what is left is idle, or does not read
   await closed;
+  http.close(); // no longer listens: only its timers end
 }
