@@ -7,11 +7,12 @@
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-const JOBS = 2;
+const JOBS = availableParallelism();
 
 const WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"];
 // A promise settled in an environment that is being torn down can throw into nobody's hands: it is dropped, not the process.

@@ -9,7 +9,6 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { stampWeights } from "../runtime/engine-files.ts";
-import type { HashProgress } from "../runtime/file-hash.ts";
 import type { Manifest, ModelFacts } from "../runtime/manifest.ts";
 import type { ModelConfig } from "./architecture.ts";
 import { librarySources } from "./codegen/render.ts";
@@ -17,7 +16,7 @@ import { copyModelFiles, hashFiles, writeKernelSources, writeManifest, writePack
 import { ensureSpace, writeEngineFolder } from "./engine/folder.ts";
 import { buildLibrary } from "./engine/library.ts";
 import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
-import { isUpToDate } from "./engine/up-to-date.ts";
+import { isUpToDate, type UpToDateEvents } from "./engine/up-to-date.ts";
 import { type Dump, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
@@ -50,11 +49,8 @@ export interface CompileReport {
   readonly seconds: { readonly generate: number; readonly pack: number; readonly build: number };
 }
 
-export interface CompileEvents {
-  /** A file of the engine that is there already is not as it was written, so that it is made again: a clause that names it. */
-  onFault?(fault: string): void;
-  /** Weights of the engine that is there already, where they may have changed. */
-  onHash?: HashProgress;
+/** Those of the engine that is there already, and those of the one that is made. */
+export interface CompileEvents extends UpToDateEvents {
   onPack?(done: number, total: number): void;
   onBuild?(done: number, total: number): void;
   /** Numbered dumps of every level. */

@@ -19,7 +19,7 @@ import { canonicalize } from "./passes/canonicalize.ts";
 import { fold } from "./passes/fold.ts";
 import { fuseProjections } from "./passes/fuse-projections.ts";
 import { type LegalizeTarget, legalize } from "./passes/legalize.ts";
-import { type Pass, runPasses } from "./passes/pass.ts";
+import { type Pass, runPasses, stageName } from "./passes/pass.ts";
 import { planArena } from "./plan/arena.ts";
 import { kernelTarget, printSchedules, scheduleKernels } from "./plan/kernel-target.ts";
 import { planKvCache } from "./plan/kv-cache.ts";
@@ -70,7 +70,7 @@ export function generate(request: GenerateRequest, dump?: Dump): Generated {
   const lowered = lower(buildGraph(request), target, dump); // graph → kernels
   const kernels = [...lowered.kernels, samplerOf(lowered, request.config.vocabSize)];
   let stage = lowered.numDumps;
-  const dumped = (name: string, text: () => string) => dump?.(`${String(stage++).padStart(2, "0")}-${name}`, text());
+  const dumped = (name: string, text: () => string) => dump?.(stageName(stage++, name), text());
 
   const scheduled = scheduleKernels(kernels, lowered.graph, target); // skeletons, blocks, grids
   dumped("schedule", () => printSchedules(scheduled));
@@ -103,7 +103,7 @@ export function lower(model: Graph, target: LegalizeTarget, dump?: Dump): Lowere
   const { graph, firings } = runPasses(model, passes, { dump });
   const program = formKernels(graph);
   verifyKernels(program.kernels, [program.logits, ...program.taps.map((t) => t.buffer)]);
-  dump?.(`${String(passes.length + 1).padStart(2, "0")}-form-kernels`, printKernels(program.kernels));
+  dump?.(stageName(passes.length + 1, "form-kernels"), printKernels(program.kernels));
   return { ...program, graph, firings, numDumps: passes.length + 2 };
 }
 

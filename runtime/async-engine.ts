@@ -340,19 +340,17 @@ export class AsyncEngine {
     this.#scheduler.update(step, result.tokenIds);
     const pass = this.#forwards.get(sequence);
     if (pass === undefined) return; // the engine was closed meanwhile
-    let failure: Error | undefined;
     try {
       pass.take(step.starts[0]!, step.numTokens[0]!, result);
+      if (sequence.numUncomputedTokens > 0) return;
+      pass.resolve();
     } catch (error) {
       // Its own arrays are too large, or the program lacks a tap: nobody else's matter.
       if (!(error instanceof RequestError || error instanceof EngineError)) throw error;
-      failure = error;
+      pass.reject(error);
     }
-    if (failure === undefined && sequence.numUncomputedTokens > 0) return;
     this.#scheduler.finish(sequence);
     this.#forwards.delete(sequence);
-    if (failure === undefined) pass.resolve();
-    else pass.reject(failure);
   }
 
   /** After a failure nothing is known of the device's state: every request ends with the error, and later ones get it too. */

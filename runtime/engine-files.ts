@@ -2,13 +2,13 @@
  * The weights of an engine folder against the hash in its manifest.
  *
  * Hashing takes half a second a gigabyte, too long for every start. So a stamp beside the weights notes what their file was (times,
- * inode) when its hash was last right, and is believed while the file is still that one: whoever writes, copies or restores it
+ * inode) and its hash when it was last hashed, and is believed while the file is still that one: whoever writes, copies or restores it
  * changes them. A stamp is about one copy on one disk and no part of the engine: a folder without it is whole.
  */
-import { type BigIntStats, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { ManifestError } from "./errors.ts";
-import { fileIdentity, type HashProgress, hashFile } from "./file-hash.ts";
+import { fileIdentity, type HashProgress, hashFile, notedHash, noteHash } from "./file-hash.ts";
 import type { Manifest } from "./manifest.ts";
 
 /** The stamp's file name in an engine folder. */
@@ -37,36 +37,15 @@ export async function weightsFault(
   const found = statSync(file, { bigint: true, throwIfNoEntry: false });
   if (!found?.isFile()) return `${file} is missing`;
   if (Number(found.size) !== weights.bytes) return `${file} has ${found.size} bytes, the manifest says ${weights.bytes}`;
-  const stamp = stampOf(found, weights.sha256);
-  if (trustStamp && readStamp(folder, stamp.length) === stamp) return null;
+  const stamp = join(folder, STAMP_FILE);
+  const identity = fileIdentity(found);
+  if (trustStamp && notedHash(stamp, identity) === weights.sha256) return null;
   const sha256 = await hashFile(file, onHash);
-  writeStamp(folder, sha256 === weights.sha256 ? stamp : null);
+  noteHash(stamp, sha256, identity);
   return sha256 === weights.sha256 ? null : `${file} has sha256 ${sha256}, the manifest says ${weights.sha256}`;
 }
 
 /** Notes that the weights file `file` of `folder`, as it is now, has the hash `sha256`. */
 export function stampWeights(folder: string, file: string, sha256: string): void {
-  writeStamp(folder, stampOf(statSync(join(folder, file), { bigint: true }), sha256));
-}
-
-const stampOf = (found: BigIntStats, sha256: string): string => `${sha256} ${fileIdentity(found)}\n`;
-
-/** The stamp of `folder`, if it has one of `length` characters. */
-function readStamp(folder: string, length: number): string | undefined {
-  const path = join(folder, STAMP_FILE);
-  const found = statSync(path, { throwIfNoEntry: false });
-  return found?.isFile() && found.size === length ? readFileSync(path, "latin1") : undefined;
-}
-
-/** Writes the stamp whole, or removes it. */
-function writeStamp(folder: string, stamp: string | null): void {
-  const path = join(folder, STAMP_FILE);
-  const partial = `${path}.partial-${process.pid}`;
-  try {
-    if (stamp === null) return rmSync(path, { force: true });
-    writeFileSync(partial, stamp, { flag: "wx" });
-    renameSync(partial, path);
-  } catch {
-    rmSync(partial, { force: true }); // a folder that this user may not write: the next check hashes again
-  }
+  noteHash(join(folder, STAMP_FILE), sha256, fileIdentity(statSync(join(folder, file), { bigint: true })));
 }

@@ -3,14 +3,13 @@
  *
  * Not the scheduler: an engine runs the batch it is given and knows no requests. It holds memory and threads until `close`.
  */
-import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
 import { checkBatch } from "./batch-check.ts";
 import { checkWeights } from "./engine-files.ts";
 import { EngineError, ManifestError } from "./errors.ts";
-import type { HashProgress } from "./file-hash.ts";
+import { type HashProgress, hashFile } from "./file-hash.ts";
 import { bytesPerBlock, numKvBlocks } from "./kv-cache-size.ts";
 import {
   type Arg,
@@ -92,7 +91,7 @@ export class Engine implements Device {
     const native = options.native ?? loadNative();
     const cpu = native.cpuFacts();
     checkTarget(manifest, cpu);
-    const library = checkedLibrary(folder, manifest);
+    const library = await checkedLibrary(folder, manifest);
     const limits = lowerLimits(manifest, options);
     const threads = wholeNumber("--threads", options.threads ?? cpu.cores, 1024);
     const scratchBytes = Math.max(0, ...manifest.kernels.map((kernel) => kernel.scratchBytes));
@@ -212,12 +211,12 @@ function checkTarget({ target, features }: Manifest, cpu: CpuFacts): void {
   }
 }
 
-function checkedLibrary(folder: string, { library }: Manifest): string {
+async function checkedLibrary(folder: string, { library }: Manifest): Promise<string> {
   const remedy = `build it with \`ingot build ${folder}\``;
   if (library === null) throw new ManifestError(`the kernels of ${folder} are not built: ${remedy}`);
   const file = resolve(folder, library.file);
   if (!existsSync(file)) throw new ManifestError(`${file} is missing: ${remedy}`);
-  const found = createHash("sha256").update(readFileSync(file)).digest("hex");
+  const found = await hashFile(file);
   if (found !== library.sha256)
     throw new ManifestError(`${file} has sha256 ${found}, the manifest says ${library.sha256}: ${remedy}`);
   return file;

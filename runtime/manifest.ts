@@ -51,10 +51,10 @@ export interface ModelFacts {
   readonly eosTokenIds: readonly number[];
 }
 
-/** The largest step: buffers of T rows hold `maxNumBatchedTokens` of them, buffers of S rows `maxNumSeqs`. */
-/** Largest limits of an engine. */
+/** Largest limits an engine may have. */
 export const MAX_LIMITS: Limits = { maxModelLen: 2 ** 26, maxNumSeqs: 2 ** 16, maxNumBatchedTokens: 2 ** 22 };
 
+/** The largest step: buffers of T rows hold `maxNumBatchedTokens` of them, buffers of S rows `maxNumSeqs`. */
 export interface Limits {
   /** Tokens of one sequence, prompt and output. */
   readonly maxModelLen: number;

@@ -22,7 +22,7 @@ import type { ModelSource } from "./model-source.ts";
 import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags } from "./options.ts";
 import { engineCache, hashCache, kernelCache } from "./places.ts";
-import { progress } from "./progress.ts";
+import { progress, withProgress } from "./progress.ts";
 
 const DTYPES = ["float32", "bfloat16", "float16"] as const;
 
@@ -79,9 +79,9 @@ export async function compileModel(
     try {
       const report = await compileEngine(folder, request, {
         onFault: (fault) => say(`${fault}: compiling again`),
-        onHash: (done, total) => checking.update(done, total),
-        onPack: (done, total) => packing.update(done, total),
-        onBuild: (done, total) => building.update(done, total),
+        onHash: checking.update,
+        onPack: packing.update,
+        onBuild: building.update,
         dump: dumper(process.env.DUMP),
       });
       if (!report.upToDate) {
@@ -162,10 +162,15 @@ async function openWeights(
   }
   const { folder } = source as { folder: string };
   const checkpoint = openCheckpoint(folder);
-  const bar = progress("reading the checkpoint", "bytes");
-  const hashes = new FileHashes(hashCache(), bar.update);
-  const hashOf = (path: string) => hashes.of(path);
-  const hash = await checkpoint.hash(JSON.stringify([config, modelFilesHash(folder)]), hashOf).finally(bar.stop);
+  const identity = JSON.stringify([config, modelFilesHash(folder)]);
+  const hash = await withProgress(
+    "reading the checkpoint",
+    (onHash) => {
+      const hashes = new FileHashes(hashCache(), onHash);
+      return checkpoint.hash(identity, (path) => hashes.of(path));
+    },
+    "bytes",
+  );
   return {
     source: checkpoint,
     checkpoint: hash,

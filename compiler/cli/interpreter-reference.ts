@@ -8,13 +8,12 @@ import { setImmediate } from "node:timers/promises";
 import { findArchitecture } from "../../models/registry.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { computeDType } from "../architecture.ts";
-import { linearInputDtype } from "../codegen/cpu.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
 import { CompileError } from "../errors.ts";
 import { type Interpretation, Interpreter, oneSequenceStep } from "../ir/interpret.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import { buildGraph, lower } from "../pipeline.ts";
-import { parseTarget } from "../schedule/target.ts";
+import { kernelTarget } from "../plan/kernel-target.ts";
 import { PackedWeightsReader } from "../weights/unpack.ts";
 import type { ReferencePrompt } from "./golden.ts";
 
@@ -33,7 +32,7 @@ const UNIT: Readonly<Record<string, number>> = { f16: 2 ** -11, bf16: 2 ** -8 };
  */
 export function interpreterTolerance({ target, model, kvCache }: Manifest): number {
   const { numLayers } = model;
-  const input = linearInputOf(target)(computeDType(model.dtype));
+  const input = kernelTarget(target).linearInput(computeDType(model.dtype));
   const ofCache = ((UNIT[kvCache.dtype] ?? 0) * numLayers) / 6;
   const ofInputs = (UNIT[input] ?? 0) * 2 * Math.sqrt(numLayers);
   return Math.max(F32_TOLERANCE, ofCache, ofInputs);
@@ -89,15 +88,10 @@ function interpretable(folder: string, manifest: Manifest) {
     limits: { ...manifest.limits, maxNumBatchedTokens: manifest.limits.maxNumSeqs },
     kvCacheDtype,
   });
-  const { graph } = lower(model, { linearInput: linearInputOf(manifest.target) });
+  const { graph } = lower(model, kernelTarget(manifest.target));
   const shapes = new Map(architecture.weights(config).map((w) => [w.name, w.shape]));
   const weights = new PackedWeightsReader(folder, manifest, shapes);
   return { graph, read: (name: string) => weights.read(name) };
-}
-
-function linearInputOf(target: string): (weight: DType) => DType {
-  const { isa } = parseTarget(target);
-  return (weight) => linearInputDtype(isa, weight);
 }
 
 function randomTokens(count: number, vocabSize: number): number[] {

@@ -5,12 +5,13 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkWeights } from "../../runtime/engine-files.ts";
 import { EngineError, ManifestError } from "../../runtime/errors.ts";
+import type { HashProgress } from "../../runtime/file-hash.ts";
 import { LLM } from "../../runtime/llm.ts";
 import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { defaultSamplingParams } from "../../runtime/sampling-params.ts";
 import { type CompileFlags, defaultCompileFlags, type LoadFlags } from "./options.ts";
-import { progress } from "./progress.ts";
+import { withProgress } from "./progress.ts";
 import type { Verifiable } from "./verification.ts";
 
 /** The manifest of an engine folder. Throws `ManifestError`. */
@@ -21,17 +22,19 @@ export function readManifest(folder: string): Manifest {
 }
 
 /** Loads an engine as the flags ask. */
-export async function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
-  const checking = progress("checking weights", "bytes");
-  return LLM.load(folder, {
+export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
+  const options = {
     threads: flags.threads,
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,
     enablePrefixCaching: flags.enablePrefixCaching,
-    onHash: checking.update,
     ...saidLimits(flags),
-  }).finally(checking.stop);
+  };
+  return checkingWeights((onHash) => LLM.load(folder, { ...options, onHash }));
 }
+
+const checkingWeights = <T>(work: (onHash: HashProgress) => Promise<T>): Promise<T> =>
+  withProgress("checking weights", work, "bytes");
 
 /** Limits that somebody asked for; the others stay the engine's own. */
 function saidLimits(flags: Partial<CompileFlags>): Partial<Limits> {
@@ -46,8 +49,7 @@ function saidLimits(flags: Partial<CompileFlags>): Partial<Limits> {
  */
 export async function loadForVerification(folder: string, flags: LoadFlags & Partial<CompileFlags>) {
   const manifest = readManifest(folder);
-  const checking = progress("checking weights", "bytes");
-  await checkWeights(folder, manifest, { trustStamp: false, onHash: checking.update }).finally(checking.stop);
+  await checkingWeights((onHash) => checkWeights(folder, manifest, { trustStamp: false, onHash }));
   const llm = await loadLlm(folder, flags);
   const decoder = await loadLlm(folder, { ...flags, maxNumBatchedTokens: 1 }).catch(async (error) => {
     await llm.close();

@@ -47,6 +47,16 @@ export function progress(label: string, unit: "bytes" | "count" = "count"): Prog
   };
 }
 
+/** Runs `work` under a bar that shows how far it has come. */
+export function withProgress<T>(
+  label: string,
+  work: (update: Progress["update"]) => Promise<T>,
+  unit?: "bytes" | "count",
+): Promise<T> {
+  const bar = progress(label, unit);
+  return work(bar.update).finally(bar.stop);
+}
+
 /** `1.19 GB`, decimal units as disks and bandwidths are counted. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "kB", "MB", "GB", "TB"];

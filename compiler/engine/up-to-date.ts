@@ -14,8 +14,9 @@ import { MAX_FILE_BYTES, PACKAGE_FILE } from "./contents.ts";
 export type EngineIdentity = Pick<Manifest, "name" | "target" | "provenance">;
 
 export interface UpToDateEvents {
-  /** A file that is not as it was written: a clause that names it. */
+  /** A file that is not as it was written, so that the engine has to be made again: a clause that names it. */
   onFault?(fault: string): void;
+  /** Weights where they may have changed. */
   onHash?: HashProgress;
 }
 

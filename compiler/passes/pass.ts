@@ -22,6 +22,9 @@ export type Pass = PassFacts &
     | { readonly run: (graph: Graph, record: (rule: string, before: string, after: string) => void) => Graph }
   );
 
+/** The name that a stage's dump has: `03-fold`. */
+export const stageName = (index: number, name: string): string => `${String(index).padStart(2, "0")}-${name}`;
+
 export interface PassOptions {
   /** Receives the graph as text before the first pass (`00-model`) and after each (`01-canonicalize`, …). */
   readonly dump?: (name: string, text: string) => void;
@@ -34,7 +37,7 @@ export interface PassOptions {
 export function runPasses(graph: Graph, passes: readonly Pass[], options: PassOptions = {}): Rewritten {
   const firings: Firing[] = [];
   const dump = (index: number, name: string, g: Graph) =>
-    options.dump?.(`${String(index).padStart(2, "0")}-${name}`, printGraph(g, { origins: true }));
+    options.dump?.(stageName(index, name), printGraph(g, { origins: true }));
   verifyGraph(graph);
   dump(0, "model", graph);
   let current = graph;

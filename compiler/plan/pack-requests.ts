@@ -1,7 +1,6 @@
 /**
  * What the kernels of a program read of a checkpoint, and in which layout.
  */
-
 import { panelTensors, tensorLayout } from "../codegen/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import { kernelArgs } from "../kernels/operands.ts";

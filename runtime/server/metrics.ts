@@ -120,7 +120,7 @@ export class ServerMetrics {
       },
       end: (finished_reason, tokens, seconds, secondsPerToken, phases) => {
         if (phases) {
-          for (const [name, seconds] of Object.entries(phases)) this.#phases[name as keyof Phases].observe(this.#labels, seconds);
+          for (const [name, spent] of Object.entries(phases)) this.#phases[name as keyof Phases].observe(this.#labels, spent);
         }
         this.#success.inc({ ...this.#labels, finished_reason });
         this.#generationTokens.observe(this.#labels, tokens);

@@ -155,24 +155,22 @@ export class Tokenizer {
       if (ids.length > maxTokens) throw tooManyTokens(text, maxTokens);
     };
     for (const section of this.rawTokens.split(wellFormed, true)) {
-      checkLength();
       if ("id" in section) {
         ids.push(section.id);
+        checkLength();
         continue;
       }
       for (const part of this.normalizedTokens.split(this.normalize(section.text), section.isStart)) {
+        if ("id" in part) ids.push(part.id);
+        else {
+          for (const piece of this.preTokenizer.cut(part.text, part.isStart)) {
+            this.bpe.encode(piece, ids);
+            checkLength();
+          }
+        }
         checkLength();
-        if ("id" in part) {
-          ids.push(part.id);
-          continue;
-        }
-        for (const piece of this.preTokenizer.cut(part.text, part.isStart)) {
-          this.bpe.encode(piece, ids);
-          checkLength();
-        }
       }
     }
-    checkLength();
   }
 
   /** Decodes ids; those that no token has are left out. */

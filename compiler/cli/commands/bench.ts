@@ -20,7 +20,7 @@ import {
   integer,
   type LoadFlags,
 } from "../options.ts";
-import { log, progress } from "../progress.ts";
+import { log, withProgress } from "../progress.ts";
 
 type Common = CompileFlags & LoadFlags & { json?: boolean; benchSeed: number };
 type LatencyFlags = Common & {
@@ -86,22 +86,17 @@ async function latency(model: string, flags: LatencyFlags): Promise<void> {
   try {
     const { weightBytesPerStep, kvBytesPerToken } = manifest.predicted;
     const readBandwidthGBs = loadNative().readBandwidth(threads, PROBE_BYTES, 5);
-    const bar = progress("measuring");
-    const result = await runLatency(
-      llm.engine,
-      {
-        promptTokens: flags.inputLen,
-        depths: flags.depths,
-        outputTokens: flags.outputLen,
-        warmup: flags.numItersWarmup,
-        repeats: flags.numIters,
-        maxTokenId: Math.min(NANO_VLLM.maxTokenId, manifest.model.vocabSize - 1),
-        seed: flags.benchSeed,
-        costs: { weightBytesPerStep, kvBytesPerToken, readBandwidthGBs },
-      },
-      undefined,
-      (done, total) => bar.update(done, total),
-    ).finally(bar.stop);
+    const options = {
+      promptTokens: flags.inputLen,
+      depths: flags.depths,
+      outputTokens: flags.outputLen,
+      warmup: flags.numItersWarmup,
+      repeats: flags.numIters,
+      maxTokenId: Math.min(NANO_VLLM.maxTokenId, manifest.model.vocabSize - 1),
+      seed: flags.benchSeed,
+      costs: { weightBytesPerStep, kvBytesPerToken, readBandwidthGBs },
+    };
+    const result = await withProgress("measuring", (onRun) => runLatency(llm.engine, options, undefined, onRun));
     console.log(
       flags.json
         ? JSON.stringify({ model: manifest.name, target: manifest.target, threads, ...result }, null, 2)
@@ -119,10 +114,10 @@ async function throughput(model: string, flags: ThroughputFlags): Promise<void> 
   const { llm, manifest, threads } = await load(model, flags);
   try {
     const requests = workloadOf(flags, manifest.model.vocabSize);
-    const bar = progress("requests");
     const options = { concurrency: flags.maxConcurrency ?? null, temperature: flags.temperature };
-    const onProgress = (done: number, total: number) => bar.update(done, total);
-    const result = await runThroughput(llm.engine, requests, options, undefined, onProgress).finally(bar.stop);
+    const result = await withProgress("requests", (onRequest) =>
+      runThroughput(llm.engine, requests, options, undefined, onRequest),
+    );
     console.log(
       flags.json
         ? JSON.stringify({ model: manifest.name, target: manifest.target, threads, ...result }, null, 2)

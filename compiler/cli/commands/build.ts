@@ -11,7 +11,7 @@ import { buildLibrary } from "../../engine/library.ts";
 import { readManifest } from "../load.ts";
 import { addJsonFlag } from "../options.ts";
 import { kernelCache } from "../places.ts";
-import { progress } from "../progress.ts";
+import { withProgress } from "../progress.ts";
 import { engineFolder } from "./engines.ts";
 
 export function buildCommand(): Command {
@@ -25,10 +25,10 @@ export function buildCommand(): Command {
 async function build(engine: string, flags: { json?: boolean }): Promise<void> {
   const folder = engineFolder(engine);
   const manifest = readManifest(folder);
-  const bar = progress("building kernels");
-  const onBuild = (done: number, total: number) => bar.update(done, total);
   const before = await libraryHash(folder, manifest);
-  const library = await buildLibrary(folder, manifest.target, kernelCache(), onBuild).finally(bar.stop);
+  const library = await withProgress("building kernels", (onBuild) =>
+    buildLibrary(folder, manifest.target, kernelCache(), onBuild),
+  );
   const changed = before !== library.sha256 || manifest.library?.sha256 !== library.sha256;
   if (manifest.library?.sha256 !== library.sha256) await writeManifest(folder, { ...manifest, library });
   if (flags.json) return console.log(JSON.stringify({ folder, target: manifest.target, library, changed }, null, 2));

@@ -8,8 +8,8 @@ import { hasGolden, readGolden } from "../golden.ts";
 import { interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
 import { loadForVerification } from "../load.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
-import { log, progress } from "../progress.ts";
-import { COUNTS, GREEDY_TOKENS, type OnProgress, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
+import { log, withProgress } from "../progress.ts";
+import { COUNTS, GREEDY_TOKENS, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
 
 type Flags = CompileFlags & LoadFlags & { json?: boolean; golden?: string; tokens: number };
 
@@ -38,24 +38,18 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
     const { dtype } = manifest.model;
     if (golden !== null) {
       const recorded = readGolden(golden);
-      return await withBar("comparing tokens", (onProgress) => verifyGolden(engine, recorded, dtype, golden, onProgress));
+      return await withProgress("comparing tokens", (onProgress) => verifyGolden(engine, recorded, dtype, golden, onProgress));
     }
     log("no recorded activations: comparing with the interpreter on random tokens …");
     const longest = Math.max(1, Math.min(flags.tokens, engine.maxTokens - GREEDY_TOKENS));
-    const prompts = await withBar("interpreting tokens", (onProgress) =>
+    const prompts = await withProgress("interpreting tokens", (onProgress) =>
       interpreterReference(folder, manifest, longest, onProgress),
     );
     const options = { dtype, tolerance: interpreterTolerance(manifest), reference: "interpreter" };
-    return await withBar("comparing tokens", (onProgress) => verifyAgainst(engine, prompts, options, onProgress));
+    return await withProgress("comparing tokens", (onProgress) => verifyAgainst(engine, prompts, options, onProgress));
   } finally {
     await loaded.close();
   }
-}
-
-/** Shows on a terminal how far `work` has come. */
-function withBar<T>(label: string, work: (onProgress: OnProgress) => Promise<T>): Promise<T> {
-  const bar = progress(label);
-  return work((done, total) => bar.update(done, total)).finally(bar.stop);
 }
 
 function report(result: Verification): string {
