@@ -42,7 +42,8 @@ GridOp parse_grid_op(Napi::Env env, Napi::Value value, const std::string& name) 
   if (word == "mul") return {GridOp::Kind::kMul, 0};
   if (word == "add") return {GridOp::Kind::kAdd, 0};
   if (word == "ceildiv") return {GridOp::Kind::kCeilDiv, 0};
-  bad_type(env, name, "a number, T, B, S, P, mul, add or ceildiv");
+  if (word == "min") return {GridOp::Kind::kMin, 0};
+  bad_type(env, name, "a number, T, B, S, P, mul, add, ceildiv or min");
 }
 
 ArgSpec parse_arg(Napi::Env env, Napi::Value value, const std::string& name) {

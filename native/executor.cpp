@@ -43,6 +43,7 @@ int64_t evaluate_grid(const std::vector<GridOp>& grid, const int32_t* symbols) {
     bool overflow = false;
     if (op.kind == GridOp::Kind::kMul) overflow = __builtin_mul_overflow(a, b, &a);
     if (op.kind == GridOp::Kind::kAdd) overflow = __builtin_add_overflow(a, b, &a);
+    if (op.kind == GridOp::Kind::kMin) a = std::min(a, b);
     if (op.kind == GridOp::Kind::kCeilDiv) {
       if (b <= 0) fail("grid divides by " + std::to_string(b));
       a = a / b + (a % b > 0 ? 1 : 0);

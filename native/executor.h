@@ -32,7 +32,7 @@ inline constexpr int kNumSymbols = 4;
 
 // One word of a grid in reverse Polish.
 struct GridOp {
-  enum class Kind : uint8_t { kNumber, kSymbol, kMul, kAdd, kCeilDiv };
+  enum class Kind : uint8_t { kNumber, kSymbol, kMul, kAdd, kCeilDiv, kMin };
   Kind kind;
   int64_t value;  // the number, or the symbol's index
 };

@@ -18,7 +18,9 @@ import {
   type ManifestSymbol,
   type ModelFacts,
   type Program,
+  RPN_OPERATORS,
   type Rpn,
+  type RpnOperator,
   STEP_ARRAYS,
   type Step,
   SYMBOLS,
@@ -110,7 +112,7 @@ const buffer: Reader<BufferEntry> = record<BufferEntry>({
 const rpn: Reader<Rpn> = list<Rpn[number]>(
   (value, path) =>
     typeof value === "string"
-      ? oneOf<ManifestSymbol | "mul" | "add" | "ceildiv">([...SYMBOLS, "mul", "add", "ceildiv"])(value, path)
+      ? oneOf<ManifestSymbol | RpnOperator>([...SYMBOLS, ...operators])(value, path)
       : integer(0, MAX_COST)(value, path),
   1,
   MAX_RPN,
@@ -327,7 +329,7 @@ function bufferBytes(b: BufferEntry, numRows: number): number {
 
 /**
  * Runs an expression on intervals, symbols from 0 to their largest value: it must leave one value, never divide by what can be
- * zero, and stay at or below `max`. All three operators grow with their first operand, so the ends of an interval are enough.
+ * zero, and stay at or below `max`. Operators grow with their first operand, so the ends of an interval are enough.
  */
 function checkRpn(expression: Rpn, path: string, symbols: { readonly [K in ManifestSymbol]: number }, max: number): void {
   const stack: (readonly [min: number, max: number])[] = [];
@@ -336,7 +338,7 @@ function checkRpn(expression: Rpn, path: string, symbols: { readonly [K in Manif
       stack.push([token, token]);
       continue;
     }
-    if (token !== "mul" && token !== "add" && token !== "ceildiv") {
+    if (!isOperator(token)) {
       stack.push([0, symbols[token]]);
       continue;
     }
@@ -344,12 +346,10 @@ function checkRpn(expression: Rpn, path: string, symbols: { readonly [K in Manif
     const a = stack.pop();
     if (!a || !b) throw new FieldError(`${path}[${i}]`, "two values before an operator", token);
     if (token === "ceildiv" && b[0] < 1) throw new FieldError(`${path}[${i}]`, "a divisor of at least 1", token);
+    const apply = RPN_OPERATORS[token];
+    // A quotient falls where its divisor grows; the other operators grow with both.
     const result =
-      token === "mul"
-        ? ([a[0] * b[0], a[1] * b[1]] as const)
-        : token === "add"
-          ? ([a[0] + b[0], a[1] + b[1]] as const)
-          : ([Math.ceil(a[0] / b[1]), Math.ceil(a[1] / b[0])] as const);
+      token === "ceildiv" ? ([apply(a[0], b[1]), apply(a[1], b[0])] as const) : ([apply(a[0], b[0]), apply(a[1], b[1])] as const);
     if (result[1] > max) throw new FieldError(`${path}[${i}]`, `a value of at most ${max} for the largest step`, result[1]);
     stack.push(result);
   }
@@ -357,6 +357,10 @@ function checkRpn(expression: Rpn, path: string, symbols: { readonly [K in Manif
   if (!result || stack.length !== 1) throw new FieldError(path, "an expression that leaves one value", `${stack.length} items`);
   if (result[1] > max) throw new FieldError(path, `a value of at most ${max} for the largest step`, result[1]);
 }
+
+const operators = Object.keys(RPN_OPERATORS) as RpnOperator[];
+
+const isOperator = (token: ManifestSymbol | RpnOperator): token is RpnOperator => Object.hasOwn(RPN_OPERATORS, token);
 
 const resolve = (r: ManifestSymbol | number, symbols: { readonly [K in ManifestSymbol]: number }): number =>
   typeof r === "number" ? r : symbols[r];

@@ -13,8 +13,16 @@ export type ManifestDType = "f32" | "f16" | "bf16" | "i32" | "u8";
 export type ManifestSymbol = "T" | "B" | "S" | "P";
 export const SYMBOLS: readonly ManifestSymbol[] = ["T", "B", "S", "P"];
 
+/** Operators over whole numbers of at least 0; each grows with its first operand. */
+export const RPN_OPERATORS = {
+  mul: (a: number, b: number): number => a * b,
+  add: (a: number, b: number): number => a + b,
+  ceildiv: (a: number, b: number): number => Math.ceil(a / b),
+  min: (a: number, b: number): number => Math.min(a, b),
+};
+export type RpnOperator = keyof typeof RPN_OPERATORS;
 /** Reverse Polish over whole numbers and symbols: `["T", 16, "ceildiv", 8, "mul"]` is ⌈T/16⌉ · 8. */
-export type Rpn = readonly (number | ManifestSymbol | "mul" | "add" | "ceildiv")[];
+export type Rpn = readonly (number | ManifestSymbol | RpnOperator)[];
 
 /** Arrays that JavaScript hands to a step (inputs) or that a step fills (outputs); see `runtime/batch.ts` for their layouts. */
 export const STEP_ARRAYS = [

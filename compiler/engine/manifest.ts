@@ -4,7 +4,7 @@
  * Printing is reproducible (the contract's field order, no times, no paths), and goes through the runtime's own validator, so that
  * the compiler cannot write what the runtime would refuse.
  */
-import { MANIFEST_FORMAT, type Manifest, type Rpn } from "../../runtime/manifest.ts";
+import { MANIFEST_FORMAT, type Manifest, RPN_OPERATORS, type Rpn } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { InternalError } from "../errors.ts";
 import type { WeightsPlan } from "../weights/layout.ts";
@@ -47,11 +47,11 @@ export function evaluateRpn(rpn: Rpn, symbols: { readonly [K in "T" | "B" | "S" 
   const stack: number[] = [];
   for (const token of rpn) {
     if (typeof token === "number") stack.push(token);
-    else if (token !== "mul" && token !== "add" && token !== "ceildiv") stack.push(symbols[token]);
+    else if (token === "T" || token === "B" || token === "S" || token === "P") stack.push(symbols[token]);
     else {
       const b = stack.pop() ?? Number.NaN;
       const a = stack.pop() ?? Number.NaN;
-      stack.push(token === "mul" ? a * b : token === "add" ? a + b : Math.ceil(a / b));
+      stack.push(RPN_OPERATORS[token](a, b));
     }
   }
   const [result] = stack;

@@ -9,8 +9,20 @@ import type { Rpn } from "../../runtime/manifest.ts";
 import type { Node, NodeOf, OpName } from "./ops.ts";
 import { type Dim, type DType, dtypeBytes, type SymbolName, type TensorType } from "./tensor-type.ts";
 
-/** Σ coefficient · Π symbols */
-export type Polynomial = readonly { readonly coefficient: number; readonly symbols: readonly SymbolName[] }[];
+/** min(perToken · T, experts): how many experts a step reads at most. */
+export interface ActiveExperts {
+  readonly perToken: number;
+  readonly experts: number;
+}
+
+/** Σ coefficient · Π symbols · active experts, where a term has them. */
+export type Polynomial = readonly Term[];
+
+interface Term {
+  readonly coefficient: number;
+  readonly symbols: readonly SymbolName[];
+  readonly active?: ActiveExperts;
+}
 
 export interface Costs {
   /** A multiply-add counts two. */
@@ -43,11 +55,11 @@ export function costsOf(nodes: readonly Node[], result: Node, blockSize: number)
 
 /** The sum, equal products of symbols merged. */
 export function addPolynomials(...polynomials: readonly Polynomial[]): Polynomial {
-  const terms = new Map<string, { coefficient: number; symbols: readonly SymbolName[] }>();
-  for (const { coefficient, symbols } of polynomials.flat()) {
+  const terms = new Map<string, Term>();
+  for (const { coefficient, symbols, active } of polynomials.flat()) {
     const sorted = [...symbols].sort();
-    const key = sorted.join("·");
-    terms.set(key, { coefficient: coefficient + (terms.get(key)?.coefficient ?? 0), symbols: sorted });
+    const key = [...sorted, active ? `${active.perToken} of ${active.experts}` : ""].join("·");
+    terms.set(key, { coefficient: coefficient + (terms.get(key)?.coefficient ?? 0), symbols: sorted, active });
   }
   return [...terms.values()].filter((t) => t.coefficient !== 0);
 }
@@ -55,9 +67,10 @@ export function addPolynomials(...polynomials: readonly Polynomial[]): Polynomia
 /** The polynomial as the manifest writes it. */
 export function polynomialToRpn(polynomial: Polynomial): Rpn {
   if (polynomial.length === 0) return [0];
-  return polynomial.flatMap(({ coefficient, symbols }, i) => [
+  return polynomial.flatMap(({ coefficient, symbols, active }, i) => [
     coefficient,
     ...symbols.flatMap((s) => [s, "mul"] as const),
+    ...(active ? (["T", active.perToken, "mul", active.experts, "min", "mul"] as const) : []),
     ...(i > 0 ? (["add"] as const) : []),
   ]);
 }
@@ -76,13 +89,29 @@ const flopsOf: { readonly [K in OpName]: (node: NodeOf<K>, blockSize: number) =>
   cast: none,
   add: perElement(1),
   mul: perElement(1),
-  silu: perElement(4), // negate, exp, add, divide
+  min: perElement(1),
+  max: perElement(1),
+  sigmoid: perElement(4), // negate, exp, add, divide
+  silu: perElement(4),
+  gelu_tanh: perElement(12), // a sigmoid of a cubic
+  tanh: perElement(5),
   slice: none,
+  transpose: none,
   concat: none,
   reshape: none,
   embedding: none,
   linear: (n) => scale(elements([...n.type.shape, n.operands[1].type.shape[1] as Dim]), 2),
   rms_norm: perElement(4), // square, add, scale, gain
+  layer_norm: perElement(6), // mean, distance, square, add, scale, gain
+  softmax: perElement(4), // maximum, exp, add, divide
+  group_limit: (n) => scale(elements(n.operands[0].type.shape), 2),
+  top_k: (n) => scale(elements(n.operands[0].type.shape), n.attrs.k),
+  gather_cols: none,
+  renormalize: perElement(2),
+  dispatch: none,
+  grouped_linear: (n) => scale(elements([...n.type.shape, n.operands[1].type.shape[2] as Dim]), 2),
+  expert_rows: none,
+  combine: (n) => scale(elements(n.operands[0].type.shape), 2),
   rope_angles: perElement(2),
   rope: perElement(3),
   store_kv: none,
@@ -103,6 +132,12 @@ function readBytes(node: Node, index: number, blockSize: number): Polynomial {
       return picked();
     case "embedding":
       return index === 1 ? picked() : sizeBytes(operand.type);
+    case "grouped_linear": {
+      if (index !== 1) return sizeBytes(operand.type);
+      const [experts, n, k] = operand.type.shape as [number, number, number];
+      const perToken = node.operands[2].type.shape[1] as number;
+      return [{ coefficient: n * k * dtypeBytes[operand.type.dtype], symbols: [], active: { perToken, experts } }];
+    }
     case "gather_rows":
       return index === 0 ? picked() : sizeBytes(operand.type);
     case "store_kv":
@@ -121,15 +156,15 @@ function readBytes(node: Node, index: number, blockSize: number): Polynomial {
 const storedBytes = (x: Node, dtype: DType): Polynomial => scale(elements(x.type.shape), dtypeBytes[dtype]);
 
 const scale = (polynomial: Polynomial, by: number): Polynomial =>
-  polynomial.map(({ coefficient, symbols }) => ({ coefficient: coefficient * by, symbols }));
+  polynomial.map((term) => ({ ...term, coefficient: term.coefficient * by }));
 
 /** The product of the extents. */
 function elements(shape: readonly Dim[]): Polynomial {
   let coefficient = 1;
   const symbols: SymbolName[] = [];
   for (const d of shape) {
-    if (typeof d === "number") coefficient *= d;
-    else symbols.push(d.sym);
+    coefficient *= typeof d === "number" ? d : d.times;
+    if (typeof d !== "number") symbols.push(d.sym);
   }
   return addPolynomials([{ coefficient, symbols }]);
 }

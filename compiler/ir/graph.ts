@@ -38,7 +38,7 @@ export class Graph {
   private root: Node | null = null;
 
   constructor(readonly limits: StepLimits) {
-    const symbol = (sym: SymbolName, max: number): SymDim => Object.freeze({ sym, max, multipleOf: 1 });
+    const symbol = (sym: SymbolName, max: number): SymDim => Object.freeze({ sym, times: 1, max, multipleOf: 1 });
     for (const [name, value] of Object.entries(limits)) {
       if (!Number.isInteger(value) || value < 1)
         throw new CompileError(`${name} is ${value}; expected a whole number of at least 1`);
@@ -220,12 +220,36 @@ export class Graph {
     return this.add("mul", [a, b], {});
   }
 
+  min(a: Node, b: Node): NodeOf<"min"> {
+    return this.add("min", [a, b], {});
+  }
+
+  max(a: Node, b: Node): NodeOf<"max"> {
+    return this.add("max", [a, b], {});
+  }
+
+  sigmoid(x: Node): NodeOf<"sigmoid"> {
+    return this.add("sigmoid", [x], {});
+  }
+
   silu(x: Node): NodeOf<"silu"> {
     return this.add("silu", [x], {});
   }
 
+  geluTanh(x: Node): NodeOf<"gelu_tanh"> {
+    return this.add("gelu_tanh", [x], {});
+  }
+
+  tanh(x: Node): NodeOf<"tanh"> {
+    return this.add("tanh", [x], {});
+  }
+
   slice(x: Node, axis: number, start: number, size: number): NodeOf<"slice"> {
     return this.add("slice", [x], { axis, start, size });
+  }
+
+  transpose(x: Node): NodeOf<"transpose"> {
+    return this.add("transpose", [x], {});
   }
 
   concat(operands: readonly Node[], axis: number): NodeOf<"concat"> {
@@ -248,6 +272,46 @@ export class Graph {
     return this.add("rms_norm", [x, gain], { eps });
   }
 
+  layerNorm(x: Node, gain: Node, bias: Node, eps: number): NodeOf<"layer_norm"> {
+    return this.add("layer_norm", [x, gain, bias], { eps });
+  }
+
+  softmax(x: Node): NodeOf<"softmax"> {
+    return this.add("softmax", [x], {});
+  }
+
+  groupLimit(scores: Node, groups: number, keep: number, best: number): NodeOf<"group_limit"> {
+    return this.add("group_limit", [scores], { groups, keep, best });
+  }
+
+  topK(x: Node, k: number): NodeOf<"top_k"> {
+    return this.add("top_k", [x], { k });
+  }
+
+  gatherCols(x: Node, ids: Node): NodeOf<"gather_cols"> {
+    return this.add("gather_cols", [x, ids], {});
+  }
+
+  renormalize(x: Node, eps: number): NodeOf<"renormalize"> {
+    return this.add("renormalize", [x], { eps });
+  }
+
+  dispatch(x: Node, ids: Node): NodeOf<"dispatch"> {
+    return this.add("dispatch", [x, ids], {});
+  }
+
+  groupedLinear(x: Node, w: Node, ids: Node): NodeOf<"grouped_linear"> {
+    return this.add("grouped_linear", [x, w, ids], {});
+  }
+
+  expertRows(v: Node, ids: Node): NodeOf<"expert_rows"> {
+    return this.add("expert_rows", [v, ids], {});
+  }
+
+  combine(y: Node, weights: Node, ids: Node): NodeOf<"combine"> {
+    return this.add("combine", [y, weights, ids], {});
+  }
+
   ropeAngles(positions: Node, invFreq: readonly number[], attentionFactor: number): NodeOf<"rope_angles"> {
     return this.add("rope_angles", [positions], { invFreq, attentionFactor });
   }
@@ -260,9 +324,9 @@ export class Graph {
     return this.add("store_kv", [kv, k, v, this.input("positions"), this.input("seq_ids"), this.input("block_tables")], {});
   }
 
-  pagedAttention(q: Node, kv: Node, scale: number, window: number | null): NodeOf<"paged_attention"> {
+  pagedAttention(q: Node, kv: Node, scale: number, window: number | null, sinks?: Node): NodeOf<"paged_attention"> {
     const paging = [this.input("positions"), this.input("seq_ids"), this.input("block_tables")] as const;
-    return this.add("paged_attention", [q, kv, ...paging], { scale, window });
+    return this.add("paged_attention", sinks ? [q, kv, ...paging, sinks] : [q, kv, ...paging], { scale, window });
   }
 
   gatherRows(x: Node, rows: Node): NodeOf<"gather_rows"> {

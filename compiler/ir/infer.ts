@@ -4,7 +4,7 @@
  * A total table over the op table. A rule that does not hold throws `TypeRuleError` with the shapes it saw; the graph adds where.
  */
 import type { Attrs, Node, Operands, OpName } from "./ops.ts";
-import { type Dim, type DType, printShape, printType, sameDim, type TensorType } from "./tensor-type.ts";
+import { type Dim, type DType, printDim, printShape, printType, sameDim, type TensorType, timesDim } from "./tensor-type.ts";
 
 /** Operands or attributes that an op's type rule refuses; `Graph.add` turns it into a `CompileError` naming the model path. */
 export class TypeRuleError extends Error {
@@ -33,10 +33,12 @@ export const inferType: { readonly [K in OpName]: (operands: Operands<K>, attrs:
   },
   add: ([a, b]) => f32(broadcast(a, b)),
   mul: ([a, b]) => f32(broadcast(a, b)),
-  silu: ([x]) => {
-    requireFloat("x", x);
-    return f32(x.type.shape);
-  },
+  min: ([a, b]) => f32(broadcast(a, b)),
+  max: ([a, b]) => f32(broadcast(a, b)),
+  sigmoid: ([x]) => sameInF32(x),
+  silu: ([x]) => sameInF32(x),
+  gelu_tanh: ([x]) => sameInF32(x),
+  tanh: ([x]) => sameInF32(x),
 
   slice: ([x], { axis, start, size }) => {
     const extent = x.type.shape[axis];
@@ -60,6 +62,12 @@ export const inferType: { readonly [K in OpName]: (operands: Operands<K>, attrs:
       total += extent;
     }
     return { dtype: first.type.dtype, shape: first.type.shape.with(axis, total) };
+  },
+  transpose: ([x]) => {
+    const { dtype, shape } = x.type;
+    require(shape.length >= 2 && shape.every((d) => typeof d === "number"), () =>
+      `x is ${printShape(shape)}; only a weight of two axes or more is transposed`);
+    return { dtype, shape: [...shape.slice(0, -2), shape.at(-1) as Dim, shape.at(-2) as Dim] };
   },
   reshape: ([x], { shape }) => {
     const [symbols, elements] = extentProduct(shape);
@@ -86,12 +94,76 @@ export const inferType: { readonly [K in OpName]: (operands: Operands<K>, attrs:
     return f32([...x.type.shape.slice(0, -1), n]);
   },
   rms_norm: ([x, gain]) => {
+    requireLastVector("gain", gain, x);
+    return sameInF32(x);
+  },
+  layer_norm: ([x, gain, bias]) => {
+    requireLastVector("gain", gain, x);
+    requireLastVector("bias", bias, x);
+    return sameInF32(x);
+  },
+  softmax: ([x]) => {
+    requireFixedLast("x", x);
+    return sameInF32(x);
+  },
+
+  group_limit: ([scores], { groups, keep, best }) => {
+    const experts = requireFixedLast("scores", scores);
+    const whole = isWhole(groups) && isWhole(keep) && isWhole(best) && groups > 0 && keep > 0 && best > 0;
+    require(whole && experts % groups === 0 && keep <= groups && best <= experts / groups, () =>
+      `${experts} experts do not form ${groups} equal groups of which the ${best} best experts judge and ${keep} groups remain`);
+    return sameInF32(scores);
+  },
+  top_k: ([x], { k }) => {
+    const columns = requireFixedLast("x", x);
+    require(x.type.shape.length === 2, () => `x is ${printShape(x.type.shape)}; expected rows of scores (T, E)`);
+    require(isWhole(k) && k > 0 && k <= columns, () => `k is ${k}; expected 1 … ${columns}, the columns of x`);
+    return { dtype: "i32", shape: [x.type.shape[0]!, k] };
+  },
+  gather_cols: ([x, ids]) => {
+    requireFixedLast("x", x);
+    const [rows, k] = requireIds(ids);
+    require(x.type.shape.length === 2 && sameDim(x.type.shape[0]!, rows), () =>
+      `x is ${printShape(x.type.shape)} but ids are ${printShape(ids.type.shape)}; both need the same rows`);
+    return f32([rows, k]);
+  },
+  renormalize: ([x]) => {
+    requireFixedLast("x", x);
+    return sameInF32(x);
+  },
+  dispatch: ([x, ids]) => {
     requireFloat("x", x);
-    requireFloat("gain", gain);
-    const last = x.type.shape.at(-1);
-    require(last !== undefined && gain.type.shape.length === 1 && sameDim(gain.type.shape[0]!, last), () =>
-      `x is ${printShape(x.type.shape)} but gain is ${printShape(gain.type.shape)}; gain must be one vector over x's last extent`);
-    return f32(x.type.shape);
+    const [rows, k] = requireIds(ids);
+    require(x.type.shape.length === 2 && sameDim(x.type.shape[0]!, rows), () =>
+      `x is ${printShape(x.type.shape)} but ids are ${printShape(ids.type.shape)}; expected one row of ids a token`);
+    return { dtype: x.type.dtype, shape: [timesDim(rows, k), x.type.shape[1]!] };
+  },
+  grouped_linear: ([x, w, ids]) => {
+    requireFloat("x", x);
+    requireFloat("weight", w);
+    require(w.type.shape.length === 3, () => `weight is ${printShape(w.type.shape)}; expected (E, N, K)`);
+    const [experts, n, k] = w.type.shape as [number, number, number];
+    const rows = requireSorted(x, ids);
+    requireExperts(ids, experts, "weight");
+    require(x.type.shape.length === 2 && sameDim(x.type.shape[1]!, k), () =>
+      `x is ${printShape(x.type.shape)} but weight is ${printShape(w.type.shape)}; last extents must match`);
+    return f32([rows, n]);
+  },
+  expert_rows: ([v, ids]) => {
+    requireFloat("v", v);
+    require(v.type.shape.length === 2, () => `v is ${printShape(v.type.shape)}; expected one vector an expert, (E, N)`);
+    const [rows, k] = requireIds(ids);
+    requireExperts(ids, v.type.shape[0] as number, "v");
+    return f32([timesDim(rows, k), v.type.shape[1]!]);
+  },
+  combine: ([y, weights, ids]) => {
+    requireFloat("y", y);
+    requireFloat("weights", weights);
+    const [tokens] = requireIds(ids);
+    requireSorted(y, ids);
+    require(y.type.shape.length === 2 && sameShape(weights.type.shape, ids.type.shape), () =>
+      `weights are ${printShape(weights.type.shape)} but ids are ${printShape(ids.type.shape)}; expected one weight an expert`);
+    return f32([tokens, y.type.shape[1]!]);
   },
 
   rope_angles: ([positions], { invFreq }) => {
@@ -124,13 +196,16 @@ export const inferType: { readonly [K in OpName]: (operands: Operands<K>, attrs:
     requirePaging(positions, seqIds, blockTables);
     return kv.type;
   },
-  paged_attention: ([q, kv, positions, seqIds, blockTables], { window }) => {
+  paged_attention: ([q, kv, positions, seqIds, blockTables, sinks], { window }) => {
     const [, numKvHeads, headDim] = requireCache(kv);
     const [, numHeads, qDim] = q.type.shape;
     require(q.type.shape.length === 3 && qDim === headDim && typeof numHeads === "number" && numHeads % numKvHeads === 0, () =>
       `q is ${printShape(q.type.shape)} but the cache holds ${numKvHeads} heads of ${headDim}; heads must be a multiple, head sizes equal`);
     require(window === null || (isWhole(window) && window > 0), () =>
       `window is ${window}; expected a positive number of tokens or null`);
+    if (sinks)
+      require(sinks.type.shape.length === 1 && sinks.type.shape[0] === numHeads, () =>
+        `sinks are ${printShape(sinks.type.shape)}; expected one score a head, (${numHeads})`);
     requirePaging(positions, seqIds, blockTables);
     return f32(q.type.shape);
   },
@@ -155,13 +230,56 @@ function requireFloat(name: string, node: Node): void {
   require(isFloat(node.type.dtype), () => `${name} is ${printType(node.type)}; expected a float dtype`);
 }
 
-/** The longer shape, whose last axes must be the shorter one. */
+/** The type of an elementwise or rowwise result. */
+function sameInF32(x: Node): TensorType {
+  requireFloat("x", x);
+  return f32(x.type.shape);
+}
+
+function requireLastVector(name: string, vector: Node, x: Node): void {
+  requireFloat(name, vector);
+  const last = x.type.shape.at(-1);
+  require(last !== undefined && vector.type.shape.length === 1 && sameDim(vector.type.shape[0]!, last), () =>
+    `x is ${printShape(x.type.shape)} but ${name} is ${printShape(vector.type.shape)}; ${name} must be one vector over x's last extent`);
+}
+
+function requireFixedLast(name: string, x: Node): number {
+  requireFloat(name, x);
+  const last = x.type.shape.at(-1);
+  require(typeof last === "number", () => `${name} is ${printShape(x.type.shape)}; expected a last axis of fixed extent`);
+  return last;
+}
+
+/** Experts chosen for each token. */
+function requireIds(ids: Node): [tokens: Dim, k: number] {
+  require(ids.op === "top_k", () => `ids are a ${ids.op}; expected the top_k that chose the experts`);
+  return ids.type.shape as [Dim, number];
+}
+
+/** Rows sorted by expert: k a token. */
+function requireSorted(x: Node, ids: Node): Dim {
+  const [tokens, k] = requireIds(ids);
+  const rows = timesDim(tokens, k);
+  require(x.type.shape[0] !== undefined && sameDim(x.type.shape[0], rows), () =>
+    `x is ${printShape(x.type.shape)} but ids are ${printShape(ids.type.shape)}; expected the ${printDim(rows)} rows of a dispatch`);
+  return rows;
+}
+
+function requireExperts(ids: Node, experts: number, name: string): void {
+  const chosenFrom = ids.op === "top_k" ? ids.operands[0].type.shape[1] : undefined;
+  require(chosenFrom === experts, () => `ids choose among ${chosenFrom} experts, but ${name} has ${experts}`);
+}
+
+/** The longer shape, whose last axes must be the shorter one, or the shorter one with a last extent of 1. */
 function broadcast(a: Node, b: Node): readonly Dim[] {
   requireFloat("a", a);
   requireFloat("b", b);
   const [long, short] = a.type.shape.length >= b.type.shape.length ? [a.type.shape, b.type.shape] : [b.type.shape, a.type.shape];
-  require(sameShape(long.slice(long.length - short.length), short), () =>
-    `a is ${printShape(a.type.shape)} but b is ${printShape(b.type.shape)}; the shorter shape must be the end of the longer`);
+  const isColumn = (x: readonly Dim[], of: readonly Dim[]) =>
+    x.length === of.length && x.at(-1) === 1 && sameShape(x.slice(0, -1), of.slice(0, -1));
+  if (isColumn(long, short)) return short;
+  require(sameShape(long.slice(long.length - short.length), short) || isColumn(short, long), () =>
+    `a is ${printShape(a.type.shape)} but b is ${printShape(b.type.shape)}; the shorter shape must be the end of the longer, or have 1 as its last extent`);
   return long;
 }
 
@@ -170,8 +288,8 @@ function extentProduct(shape: readonly Dim[]): [symbols: string, elements: numbe
   let elements = 1;
   const symbols: string[] = [];
   for (const d of shape) {
-    if (typeof d === "number") elements *= d;
-    else symbols.push(d.sym);
+    elements *= typeof d === "number" ? d : d.times;
+    if (typeof d !== "number") symbols.push(d.sym);
   }
   return [symbols.join(), elements];
 }

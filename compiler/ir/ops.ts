@@ -28,14 +28,23 @@ export interface OpTable {
 
   /** Rounds to another dtype. */
   cast: { attrs: { dtype: DType }; operands: readonly [x: Node] };
-  /** Elementwise with trailing broadcast, in f32. */
+  /** Elementwise in f32. The shorter shape is the end of the longer (a row for all rows), or differs from it by a last extent of 1. */
   add: { attrs: NoAttrs; operands: readonly [a: Node, b: Node] };
   mul: { attrs: NoAttrs; operands: readonly [a: Node, b: Node] };
+  min: { attrs: NoAttrs; operands: readonly [a: Node, b: Node] };
+  max: { attrs: NoAttrs; operands: readonly [a: Node, b: Node] };
+  /** 1 / (1 + e⁻ˣ) */
+  sigmoid: { attrs: NoAttrs; operands: readonly [x: Node] };
   /** x · sigmoid(x) */
   silu: { attrs: NoAttrs; operands: readonly [x: Node] };
+  /** ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))): GELU as BERT's and Gemma's code approximates it. */
+  gelu_tanh: { attrs: NoAttrs; operands: readonly [x: Node] };
+  tanh: { attrs: NoAttrs; operands: readonly [x: Node] };
 
   /** Elements `start … start + size − 1` of one axis. */
   slice: { attrs: { axis: number; start: number; size: number }; operands: readonly [x: Node] };
+  /** The last two axes exchanged; of weights only, where it is folded when they are packed. */
+  transpose: { attrs: NoAttrs; operands: readonly [x: Node] };
   /** Operands joined along one axis; on weights, folded when they are packed. */
   concat: { attrs: { axis: number }; operands: readonly Node[] };
   /** The last axis split or joined: (T, H·D) ↔ (T, H, D). */
@@ -47,6 +56,34 @@ export interface OpTable {
   linear: { attrs: NoAttrs; operands: readonly [x: Node, w: Node] };
   /** x / sqrt(mean(x²) + eps) · gain over the last axis, in f32. */
   rms_norm: { attrs: { eps: number }; operands: readonly [x: Node, gain: Node] };
+
+  /** (x − mean x) / sqrt(var x + eps) · gain + bias over the last axis, in f32; var is the mean of squared distances. */
+  layer_norm: { attrs: { eps: number }; operands: readonly [x: Node, gain: Node, bias: Node] };
+  /** eˣ / Σ eˣ over the last axis, in f32. */
+  softmax: { attrs: NoAttrs; operands: readonly [x: Node] };
+
+  /**
+   * Scores (T, E) of which only the experts of the `keep` best of `groups` equal groups remain; the others become −∞. A group is as
+   * good as the sum of its `best` highest scores (DeepSeek-V3 and GLM-4.5: two).
+   */
+  group_limit: { attrs: { groups: number; keep: number; best: number }; operands: readonly [scores: Node] };
+  /** The columns of the k largest values of each row (T, E), largest first, of equal ones the lower first: i32(T, k). */
+  top_k: { attrs: { k: number }; operands: readonly [x: Node] };
+  /** x (T, E) at columns ids (T, k): f32(T, k). */
+  gather_cols: { attrs: NoAttrs; operands: readonly [x: Node, ids: Node] };
+  /** x / (Σ x + eps) over the last axis. */
+  renormalize: { attrs: { eps: number }; operands: readonly [x: Node] };
+  /**
+   * Each row of x (T, K) once for each of its k experts, sorted by expert and then by token: (k·T, K).
+   * All ops over sorted rows take the same `ids` (T, k), which a `top_k` made and in which an expert stands at most once a row.
+   */
+  dispatch: { attrs: NoAttrs; operands: readonly [x: Node, ids: Node] };
+  /** Sorted rows x (k·T, K), each times its own expert's matrix of w (E, N, K): f32(k·T, N). */
+  grouped_linear: { attrs: NoAttrs; operands: readonly [x: Node, w: Node, ids: Node] };
+  /** For each sorted row its own expert's vector of v (E, N): (k·T, N). */
+  expert_rows: { attrs: NoAttrs; operands: readonly [v: Node, ids: Node] };
+  /** Sorted rows y (k·T, N) back at their tokens, weighted and summed: f32(T, N); weights (T, k). */
+  combine: { attrs: NoAttrs; operands: readonly [y: Node, weights: Node, ids: Node] };
 
   /** (T) positions → f32(T, 2·half): cos then sin of position · invFreq, times `attentionFactor`. */
   rope_angles: {
@@ -62,11 +99,12 @@ export interface OpTable {
   };
   /**
    * Causal attention of q (T, numHeads, headDim) over the cache of its own sequence: f32(T, numHeads, headDim).
-   * Position p sees max(0, p − window + 1) … p; `window` null sees all.
+   * Position p sees max(0, p − window + 1) … p; `window` null sees all. `sinks` (numHeads) are scores that take part in the
+   * softmax of their head and carry no value (gpt-oss).
    */
   paged_attention: {
     attrs: { scale: number; window: number | null };
-    operands: readonly [q: Node, kv: Node, positions: Node, seqIds: Node, blockTables: Node];
+    operands: readonly [q: Node, kv: Node, positions: Node, seqIds: Node, blockTables: Node, ...sinks: Node[]];
   };
   /** Rows of x (T, …) picked by rows (S). */
   gather_rows: { attrs: NoAttrs; operands: readonly [x: Node, rows: Node] };
@@ -90,6 +128,16 @@ export interface NodeOf<K extends OpName> {
 export type Node = { [K in OpName]: NodeOf<K> }[OpName];
 
 /** Ops computed element by element, and so fusible into any kernel's slots. */
-export const ELEMENTWISE: ReadonlySet<OpName> = new Set(["cast", "add", "mul", "silu"]);
+export const ELEMENTWISE: ReadonlySet<OpName> = new Set([
+  "cast",
+  "add",
+  "mul",
+  "min",
+  "max",
+  "sigmoid",
+  "silu",
+  "gelu_tanh",
+  "tanh",
+]);
 /** Ops whose two operands may swap. */
-export const COMMUTATIVE: ReadonlySet<OpName> = new Set(["add", "mul"]);
+export const COMMUTATIVE: ReadonlySet<OpName> = new Set(["add", "mul", "min", "max"]);

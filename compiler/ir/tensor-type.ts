@@ -8,9 +8,11 @@ export type DType = "f32" | "f16" | "bf16" | "i32" | "u8" | "bool" | "fp8_e4m3";
 /** What a step binds: `T` tokens, `B` sequences, `S` sampled rows, `P` blocks per block table. */
 export type SymbolName = "T" | "B" | "S" | "P";
 
-/** A symbolic extent. `max` sizes the arena; `multipleOf` tells kernels what they may assume. */
+/** A symbolic extent, `times` a symbol. `max` sizes the arena; `multipleOf` tells kernels what they may assume. */
 export interface SymDim {
   readonly sym: SymbolName;
+  /** 1, or k for rows that each token has k of. */
+  readonly times: number;
   readonly max: number;
   readonly multipleOf: number;
 }
@@ -36,12 +38,24 @@ export const dtypeBytes: { readonly [K in DType]: number } = {
 /** The largest value an extent can take. */
 export const maxOf = (dim: Dim): number => (typeof dim === "number" ? dim : dim.max);
 
-/** Whether two extents are the same number or the same symbol. */
-export const sameDim = (a: Dim, b: Dim): boolean => (typeof a === "number" || typeof b === "number" ? a === b : a.sym === b.sym);
+/** Whether two extents are the same number or the same multiple of a symbol. */
+export const sameDim = (a: Dim, b: Dim): boolean =>
+  typeof a === "number" || typeof b === "number" ? a === b : a.sym === b.sym && a.times === b.times;
+
+/** `by` times an extent. */
+export const timesDim = (dim: Dim, by: number): Dim =>
+  typeof dim === "number" ? dim * by : { ...dim, times: dim.times * by, max: dim.max * by, multipleOf: dim.multipleOf * by };
+
+/** The value of an extent under a step's binding. */
+export const extentOf = (dim: Dim, binding: Readonly<Record<SymbolName, number>>): number =>
+  typeof dim === "number" ? dim : dim.times * binding[dim.sym];
+
+/** `1024`, `T`, `8·T` */
+export const printDim = (dim: Dim): string =>
+  typeof dim === "number" ? `${dim}` : dim.times === 1 ? dim.sym : `${dim.times}·${dim.sym}`;
 
 /** `(T, 1024)` */
-export const printShape = (shape: readonly Dim[]): string =>
-  `(${shape.map((d) => (typeof d === "number" ? d : d.sym)).join(", ")})`;
+export const printShape = (shape: readonly Dim[]): string => `(${shape.map(printDim).join(", ")})`;
 
 /** `bf16(T, 1024)` */
 export const printType = (type: TensorType): string => `${type.dtype}${printShape(type.shape)}`;

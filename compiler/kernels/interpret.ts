@@ -5,10 +5,10 @@
  * double precision and in the same order, and both round where a value of the graph ends. Generated kernels are compared with it. Sampling is not interpreted here: its reference is a distribution, not an array.
  */
 import { invariant } from "../errors.ts";
-import type { KvState } from "../ir/interpret.ts";
 import type { InputName } from "../ir/ops.ts";
 import { roundTo } from "../ir/rounding.ts";
-import type { SymbolName } from "../ir/tensor-type.ts";
+import type { KvState } from "../ir/step.ts";
+import { extentOf, type SymbolName } from "../ir/tensor-type.ts";
 import type { BufferValue, Expr, HeadChain, KernelKind, KernelOf, KernelSpec, TensorValue } from "./spec.ts";
 
 /** Everything kernels read and write. Buffers come into being when a kernel writes them. */
@@ -145,8 +145,7 @@ function read(value: BufferValue, env: KernelEnvironment): Float32Array {
   return data;
 }
 
-const rowCount = (value: BufferValue, env: KernelEnvironment): number =>
-  typeof value.rows === "number" ? value.rows : env.binding[value.rows.sym];
+const rowCount = (value: BufferValue, env: KernelEnvironment): number => extentOf(value.rows, env.binding);
 
 /** out[row, col] = epilogue(acc(row, col)), rounded to the output's dtype. */
 function writeOutput(

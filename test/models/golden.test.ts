@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { Interpreter, oneSequenceStep } from "../../compiler/ir/interpret.ts";
+import { Interpreter } from "../../compiler/ir/interpret.ts";
+import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { verifyGraph } from "../../compiler/ir/verify.ts";
 import { relativeError } from "../support/closeness.ts";
 import { DENSE_FAMILIES, goldenFacts, goldenFolder, goldenGraph, hasGolden } from "../support/golden.ts";

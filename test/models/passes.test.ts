@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Graph } from "../../compiler/ir/graph.ts";
-import { Interpreter, oneSequenceStep } from "../../compiler/ir/interpret.ts";
+import { Interpreter } from "../../compiler/ir/interpret.ts";
+import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { runPasses } from "../../compiler/passes/pass.ts";
 import { passesFor } from "../../compiler/pipeline.ts";
 import { relativeError } from "../support/closeness.ts";

@@ -2,7 +2,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Graph } from "../../compiler/ir/graph.ts";
-import { Interpreter, oneSequenceStep } from "../../compiler/ir/interpret.ts";
+import { Interpreter } from "../../compiler/ir/interpret.ts";
+import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { findArchitecture } from "../../models/registry.ts";
 import { readTensors, weightSource } from "../support/safetensors-lite.ts";
 

@@ -2,8 +2,9 @@
  * One step of a graph by both of its meanings: interpreted as a graph, and as the kernels that are formed from it.
  */
 import type { Graph } from "../../compiler/ir/graph.ts";
-import { type Interpretation, interpret, oneSequenceStep, type StepInputs } from "../../compiler/ir/interpret.ts";
+import { type Interpretation, interpret } from "../../compiler/ir/interpret.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
+import { oneSequenceStep, type StepInputs } from "../../compiler/ir/step.ts";
 import type { KernelProgram } from "../../compiler/kernels/form.ts";
 import { interpretKernels, type KernelEnvironment } from "../../compiler/kernels/interpret.ts";
 import type { TensorValue } from "../../compiler/kernels/spec.ts";

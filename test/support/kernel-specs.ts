@@ -18,8 +18,8 @@ import type {
 } from "../../compiler/kernels/spec.ts";
 
 const node = null as never; // nothing here reads a spec's graph
-const T = { sym: "T" as const, max: 4096, multipleOf: 1 };
-const S = { sym: "S" as const, max: 4096, multipleOf: 1 };
+const T = { sym: "T" as const, times: 1, max: 4096, multipleOf: 1 };
+const S = { sym: "S" as const, times: 1, max: 4096, multipleOf: 1 };
 
 export const buffer = (name: string, cols: number, dtype: DType = "f32", rows: "T" | "S" = "T"): BufferValue => ({
   kind: "buffer",

@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { Graph } from "../../../compiler/ir/graph.ts";
-import { Interpreter, oneSequenceStep, type StepInputs } from "../../../compiler/ir/interpret.ts";
+import { Interpreter } from "../../../compiler/ir/interpret.ts";
 import type { Node } from "../../../compiler/ir/ops.ts";
 import { roundBf16, roundF16 } from "../../../compiler/ir/rounding.ts";
+import { oneSequenceStep, type StepInputs } from "../../../compiler/ir/step.ts";
 
 const limits = { maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 16, blockSize: 4 };
 

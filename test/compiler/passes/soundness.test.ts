@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Graph } from "../../../compiler/ir/graph.ts";
-import { interpret, oneSequenceStep } from "../../../compiler/ir/interpret.ts";
+import { interpret } from "../../../compiler/ir/interpret.ts";
 import type { Node } from "../../../compiler/ir/ops.ts";
+import { oneSequenceStep } from "../../../compiler/ir/step.ts";
 import { verifyGraph } from "../../../compiler/ir/verify.ts";
 import { canonicalize } from "../../../compiler/passes/canonicalize.ts";
 import { fold } from "../../../compiler/passes/fold.ts";
