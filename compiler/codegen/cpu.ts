@@ -22,7 +22,7 @@ export interface CpuDialect {
   readonly bf16: "widened" | "pairs" | "tiles";
 }
 
-const common = ["prelude.cpu.h", "prelude.cpu.math.h", "prelude.cpu.vectors.h"];
+const common = ["prelude.cpu.h", "prelude.cpu.experts.h", "prelude.cpu.math.h", "prelude.cpu.vectors.h"];
 
 /** What every AVX-512 level shares: 32 registers, and these features and flags. */
 const avx512 = {

@@ -10,7 +10,7 @@ import type { TensorLayout } from "./layout.ts";
 export interface KernelSchedule {
   readonly isa: Isa;
   /** File stem of the skeleton: `templates/<skeleton>.cpu.njk`. */
-  readonly skeleton: KernelKind | "linear_amx";
+  readonly skeleton: KernelKind | "linear_amx" | "grouped_linear_amx" | "expert_sum_amx";
   /** Units of work of a launch. */
   readonly grid: Rpn;
   /** Units handed out at a time; ranges start at its multiples. */

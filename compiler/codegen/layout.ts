@@ -12,7 +12,7 @@ export type TensorLayout = "rows" | "panel16";
 
 /** Names of the tensors that linears read. */
 export const panelTensors = (specs: readonly KernelSpec[]): ReadonlySet<string> =>
-  new Set(specs.flatMap((s) => (s.kind === "linear" ? [s.w.name] : [])));
+  new Set(specs.flatMap((s) => ("w" in s ? [s.w.name] : [])));
 
 /** How a buffer lies in the arena: bf16 activations are tiles where tiles multiply them. */
 export const bufferLayout = (isa: Isa, buffer: BufferValue): BufferLayout =>

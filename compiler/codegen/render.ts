@@ -5,14 +5,14 @@
  */
 import { KERNEL_ABI } from "../../runtime/manifest.ts";
 import { invariant } from "../errors.ts";
-import type { Dim, DType } from "../ir/tensor-type.ts";
 import { kernelArgs } from "../kernels/operands.ts";
-import type { Expr, HeadChain, KernelKind, KernelOf, KernelSpec, StoreKvKernel } from "../kernels/spec.ts";
+import type { HeadChain, KernelKind, KernelOf, KernelSpec, StoreKvKernel } from "../kernels/spec.ts";
 import type { CpuDialect } from "./cpu.ts";
-import { floatLiteral, formulaText } from "./expression.ts";
+import { expertContexts } from "./experts.ts";
+import { floatLiteral } from "./expression.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
+import { cppType, extentText, field, rowCountText, slots } from "./kernel-text.ts";
 import { paddedK } from "./layout.ts";
-import { renderSlots, type SlotOptions } from "./slots.ts";
 import { readTemplate, renderTemplate, type TemplateContext } from "./template.ts";
 
 /** One rendered kernel: the exported symbol, its C++ text, and what each thread must lend it. */
@@ -173,6 +173,8 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     };
   },
 
+  ...expertContexts,
+
   elementwise: (s, schedule) => ({
     cols: s.out.cols,
     rows: extentText(s.out.rows),
@@ -231,18 +233,3 @@ function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
     outArg: next + 4,
   };
 }
-
-function slots(options: SlotOptions & { epilogue: Expr }): { slots: string; formula: string } {
-  return { slots: renderSlots(options), formula: formulaText(options.epilogue, options.ways) };
-}
-
-function field(blocking: Readonly<Record<string, number>>, name: string): number {
-  const value = blocking[name];
-  invariant(value !== undefined, `the schedule has no ${name}`);
-  return value;
-}
-
-const cppType = (dtype: DType): string => (dtype === "f32" ? "float" : dtype);
-const extentText = (rows: Dim): string => (typeof rows === "number" ? `${rows}` : rows.sym);
-const symbolIndex = { T: "kTokens", B: "kSequences", S: "kSampledRows", P: "kBlocksPerTable" } as const;
-const rowCountText = (rows: Dim): string => (typeof rows === "number" ? `${rows}` : `launch->dims[${symbolIndex[rows.sym]}]`);

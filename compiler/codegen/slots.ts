@@ -37,6 +37,10 @@ export function renderSlots(o: SlotOptions): string {
   return [structText(pointers, o.isa), ...(o.x ? [readerText(o.x, o.isa)] : []), writerText(o, operands)].join("\n");
 }
 
+/** Whether operands are vectors of experts, of which the writer must be told the row's own. */
+export const readsExperts = (operands: SlotOptions["operands"]): boolean =>
+  operands.some((o) => o.kind === "tensor" && o.rows > 1);
+
 function structText(pointers: readonly Pointer[], isa: Isa): string {
   const qualified = (p: Pointer) => `${p.name === "out" ? "" : "const "}${cppType(p.value)}*`;
   const fields = pointers.map((p) => `  ${qualified(p)} ${p.name};  // ${describe(p.value, isa)}`);
@@ -63,7 +67,13 @@ const readerText = (x: BufferValue, isa: Isa): string =>
 
 function writerText(o: SlotOptions, operands: readonly Pointer[]): string {
   const accs = o.ways === 1 ? ["acc"] : Array.from({ length: o.ways }, (_, way) => `acc${way}`);
-  const parameters = ["const Slots& slots", "int64_t row", "int64_t col", ...accs.map((a) => `f32x16 ${a}`)];
+  const parameters = [
+    "const Slots& slots",
+    ...(readsExperts(o.operands) ? ["int64_t expert"] : []),
+    "int64_t row",
+    "int64_t col",
+    ...accs.map((a) => `f32x16 ${a}`),
+  ];
   const loads = operands.map((p) => `  const f32x16 ${p.name} = ${loadText(`slots.${p.name}`, p.value, o.isa)};`);
   return [
     `// out[row, col … col + 15] = ${formulaText(o.epilogue, o.ways)}`,
@@ -97,7 +107,8 @@ function storeLines(out: BufferValue, value: string, layout: BufferLayout): stri
 
 function loadText(pointer: string, value: BufferValue | TensorValue, isa: Isa): string {
   const layout = value.kind === "buffer" ? bufferLayout(isa, value) : "rows";
-  const at = value.rows === 1 ? `${pointer} + col` : address(pointer, value, layout);
+  const ofExpert = value.kind === "tensor" && value.rows > 1 ? ` + expert * ${value.cols}` : "";
+  const at = value.rows === 1 || ofExpert ? `${pointer}${ofExpert} + col` : address(pointer, value, layout);
   return value.cols % 16 === 0 || layout !== "rows" ? `load(${at})` : `load_first(${at}, ${value.cols} - col)`;
 }
 

@@ -41,9 +41,13 @@ export function templatesFolder(): string {
 /** The text of one file of `templates/`. */
 export const readTemplate = (file: string): string => readFileSync(join(templatesFolder(), file), "utf8");
 
-/** Renders `templates/<file>`. Throws `InternalError` if the template uses a name the context does not have. */
+/**
+ * Renders `templates/<file>`, in which a line `/*% include "part" %*` + `/` stands for the text of that part.
+ * Throws `InternalError` if the template uses a name the context does not have.
+ */
 export function renderTemplate(file: string, context: TemplateContext): string {
-  return renderText(file, readTemplate(file), context);
+  const text = readTemplate(file).replace(/^\/\*% include "([\w.]+)" %\*\/\n/gm, (_, part: string) => readTemplate(part));
+  return renderText(file, text, context);
 }
 
 /** Renders template text; `file` is what errors call it. */

@@ -31,13 +31,13 @@ export interface Costs {
 }
 
 /**
- * What one step of `nodes` costs when they are computed together and only `result` leaves: operations of each, every value from
- * outside read once, the result and the cache written once. `blockSize` is the tokens of a KV block.
+ * What one step of `nodes` costs when they are computed together and only `results` leave: operations of each, every value from
+ * outside read once, the results and the cache written once. `blockSize` is the tokens of a KV block.
  */
-export function costsOf(nodes: readonly Node[], result: Node, blockSize: number): Costs {
+export function costsOf(nodes: readonly Node[], results: readonly Node[], blockSize: number): Costs {
   const inside = new Set(nodes);
   const flops: Polynomial[] = [];
-  const bytes: Polynomial[] = result.op === "store_kv" ? [] : [sizeBytes(result.type)];
+  const bytes: Polynomial[] = results.flatMap((result) => (result.op === "store_kv" ? [] : [sizeBytes(result.type)]));
   const read = new Set<Node>();
   for (const node of inside) {
     flops.push((flopsOf[node.op] as (n: Node, blockSize: number) => Polynomial)(node, blockSize));

@@ -4,6 +4,7 @@
 import { CompileError, invariant } from "../errors.ts";
 import type { Node, NodeOf, OpName } from "./ops.ts";
 import { roundTo } from "./rounding.ts";
+import { groupLimit, renormalize, softmax, topK } from "./row-meaning.ts";
 import { sortedSlots } from "./sorted-slots.ts";
 import type { InterpretEnvironment, KvState } from "./step.ts";
 import type { DType } from "./tensor-type.ts";
@@ -92,35 +93,22 @@ export const meaning: { readonly [K in OpName]: (node: NodeOf<K>, c: Context) =>
   layer_norm({ operands: [x, gain, bias], attrs: { eps } }, { f32, shape }) {
     const width = shape(gain)[0] as number;
     const [gains, biases] = [f32(gain), f32(bias)];
-    return eachRow(f32(x), width, (row, out) => {
+    return eachRow(f32(x), width, (row) => {
       const mean = row.reduce((a, b) => a + b, 0) / width;
       const variance = row.reduce((sum, v) => sum + (v - mean) ** 2, 0) / width;
       const scale = 1 / Math.sqrt(variance + eps);
-      for (let i = 0; i < width; i++) out[i] = Math.fround((row[i]! - mean) * scale) * gains[i]! + biases[i]!;
+      return row.map((v, i) => Math.fround((v - mean) * scale) * gains[i]! + biases[i]!);
     });
   },
-  softmax: ({ operands: [x] }, { f32, shape }) =>
-    eachRow(f32(x), shape(x).at(-1) as number, (row, out) => {
-      const max = Math.max(...row);
-      const total = row.reduce((sum, v) => sum + Math.exp(v - max), 0);
-      for (let i = 0; i < row.length; i++) out[i] = Math.exp(row[i]! - max) / total;
-    }),
+  softmax: ({ operands: [x] }, { f32, shape }) => eachRow(f32(x), shape(x).at(-1) as number, softmax),
 
-  group_limit: ({ operands: [scores], attrs: { groups, keep, best } }, { f32, shape }) =>
-    eachRow(f32(scores), shape(scores).at(-1) as number, (row, out) => {
-      const size = row.length / groups;
-      const worth = Array.from({ length: groups }, (_, g) => {
-        const group = row.slice(g * size, (g + 1) * size);
-        return Math.fround(largest(group, best).reduce((sum, i) => sum + group[i]!, 0));
-      });
-      out.fill(Number.NEGATIVE_INFINITY);
-      for (const g of largest(worth, keep)) out.set(row.subarray(g * size, (g + 1) * size), g * size);
-    }),
+  group_limit: ({ operands: [scores], attrs }, { f32, shape }) =>
+    eachRow(f32(scores), shape(scores).at(-1) as number, (row) => groupLimit(row, attrs)),
   top_k({ operands: [x], attrs: { k } }, { f32, shape }) {
     const width = shape(x)[1] as number;
     const rows = f32(x).length / width;
     const out = new Int32Array(rows * k);
-    for (let r = 0; r < rows; r++) out.set(largest(f32(x).subarray(r * width, (r + 1) * width), k), r * k);
+    for (let r = 0; r < rows; r++) out.set(topK(f32(x).subarray(r * width, (r + 1) * width), k), r * k);
     return out;
   },
   gather_cols({ operands: [x, ids] }, { f32, i32, shape }) {
@@ -128,10 +116,7 @@ export const meaning: { readonly [K in OpName]: (node: NodeOf<K>, c: Context) =>
     return Float32Array.from(i32(ids), (col, i) => f32(x)[Math.floor(i / k) * width + col]!);
   },
   renormalize: ({ operands: [x], attrs: { eps } }, { f32, shape }) =>
-    eachRow(f32(x), shape(x).at(-1) as number, (row, out) => {
-      const total = row.reduce((a, b) => a + b, 0) + eps;
-      for (let i = 0; i < row.length; i++) out[i] = row[i]! / total;
-    }),
+    eachRow(f32(x), shape(x).at(-1) as number, (row) => renormalize(row, eps)),
   dispatch({ operands: [x, ids] }, { f32, i32, shape }) {
     const [width, k] = [shape(x)[1], shape(ids)[1]] as [number, number];
     const out = new Float32Array(i32(ids).length * width);
@@ -310,18 +295,11 @@ function binary(
   return out;
 }
 
-/** `f` over rows of `width`, each into its own row of the result. */
-function eachRow(x: Float32Array, width: number, f: (row: Float32Array, out: Float32Array) => void): Float32Array {
+/** `f` of each row of `width`. */
+function eachRow(x: Float32Array, width: number, f: (row: Float32Array) => Float32Array): Float32Array {
   const out = new Float32Array(x.length);
-  for (let at = 0; at < x.length; at += width) f(x.subarray(at, at + width), out.subarray(at, at + width));
+  for (let at = 0; at < x.length; at += width) out.set(f(x.subarray(at, at + width)), at);
   return out;
-}
-
-/** The indices of the `count` largest values, largest first, of equal ones the lower index first. */
-function largest(values: ArrayLike<number>, count: number): number[] {
-  return Array.from(values, (_, i) => i)
-    .sort((a, b) => values[b]! - values[a]! || a - b)
-    .slice(0, count);
 }
 
 function split(shape: readonly number[], axis: number): { outer: number; extent: number; inner: number } {

@@ -7,10 +7,12 @@
 import { invariant, UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
-import { printShape, printType } from "../ir/tensor-type.ts";
+import { type Dim, printShape, printType } from "../ir/tensor-type.ts";
 import { type AttentionInputs, matchAttentionInputs } from "./attention-inputs.ts";
 import { kernelName, type Unnamed } from "./name.ts";
+import { planColumns, sortedRows } from "./plan.ts";
 import { applyElementwise, growRegion, type Region, rowElements, type Surroundings, sameRows } from "./region.ts";
+import { findRoute, type Route, routeSteps } from "./route.ts";
 import type { BufferValue, Expr, InputValue, KernelSpec, KvValue, TensorValue } from "./spec.ts";
 import { isWeightExpression, weightNames } from "./weight-expression.ts";
 
@@ -35,6 +37,9 @@ class Former {
   private readonly buffers = new Map<Node, BufferValue>();
   private readonly computed = new Set<Node>();
   private readonly attention = new Map<Node, AttentionInputs>();
+  private readonly routes = new Map<Node, Route>();
+  /** The plan of each `top_k` whose experts were dispatched. */
+  private readonly plans = new Map<Node, BufferValue>();
   private readonly kernels: KernelSpec[] = [];
   private readonly around: Surroundings = {
     usersOf: (node) => this.usersOf(node),
@@ -57,6 +62,16 @@ class Former {
       const inputs = matchAttentionInputs(graph, node, this.usersOf(node));
       this.attention.set(node, inputs);
       for (const inner of inputs.inner) this.computed.add(inner);
+    }
+    for (const node of nodes) {
+      if (node.op !== "top_k") continue;
+      const route = findRoute(
+        node,
+        (n) => this.usersOf(n),
+        (n) => this.named.has(n),
+      );
+      for (const inner of route.nodes) if (inner !== node) this.computed.add(inner);
+      this.routes.set(node, route);
     }
     for (const node of nodes) if (!this.computed.has(node)) this.emit(node);
     return {
@@ -101,6 +116,15 @@ class Former {
       }
       case "linear":
         return this.linear(node);
+      case "top_k":
+        return this.route(node);
+      case "grouped_linear":
+        return this.groupedLinear(node);
+      case "combine":
+        return this.expertSum(node);
+      case "dispatch":
+      case "expert_rows":
+        return; // read by the kernels over sorted rows, by the plan
       case "rope_angles": {
         return this.push({
           kind: "rope_angles",
@@ -186,8 +210,101 @@ class Former {
     });
   }
 
+  private route(node: NodeOf<"top_k">): void {
+    const route = this.routes.get(node);
+    invariant(route, "every top_k was matched");
+    const read = (n: Node) => (isWeightExpression(n) ? this.tensor(n) : this.bufferOf(n));
+    const steps = routeSteps(this.graph, route, read, (n) => this.output(n));
+    this.push({ kind: "route", ...steps, nodes: route.nodes });
+  }
+
+  /** The plan by which the kernels of an expert layer find their rows: made once, before the first of them. */
+  private planOf(ids: Node, numExperts: number): BufferValue {
+    const known = this.plans.get(ids);
+    if (known) return known;
+    const slots = this.bufferOf(ids);
+    const cols = planColumns(slots, numExperts);
+    const out: BufferValue = { kind: "buffer", name: `${slots.name}_plan`, dtype: "i32", rows: 1, cols, node: ids };
+    this.plans.set(ids, out);
+    this.push({ kind: "sort_slots", ids: slots, numExperts, out, nodes: [] });
+    return out;
+  }
+
+  /** What kernels over sorted rows share. */
+  private ofExperts(node: NodeOf<"grouped_linear">) {
+    const [x, w, ids] = node.operands;
+    const [numExperts, total, k] = w.type.shape as [number, number, number];
+    const plan = this.planOf(ids, numExperts);
+    const perToken = ids.type.shape[1] as number;
+    return { w: this.tensor(w), x: this.bufferOf(x.op === "dispatch" ? x.operands[0] : x), plan, numExperts, perToken, total, k };
+  }
+
+  private groupedLinear(node: NodeOf<"grouped_linear">): void {
+    if (this.summed(node)) return;
+    const { total, ...common } = this.ofExperts(node);
+    const gated = this.gated(node, total / 2);
+    const region = gated ?? this.region(node, ACC);
+    const ways = gated ? 2 : 1;
+    const operands = region.operands.map((o) =>
+      o.kind === "tensor" && o.rows === common.numExperts
+        ? o
+        : this.refuse(node, `${o.name} is not one vector an expert: other values cannot be read along sorted rows`),
+    );
+    const [x] = node.operands;
+    const rows = sortedRows(node.operands[2].type.shape[0] as Dim, common.perToken, common.numExperts);
+    this.push({
+      kind: "grouped_linear",
+      ...common,
+      gathers: x.op === "dispatch",
+      ways,
+      n: total / ways,
+      epilogue: region.epilogue,
+      operands,
+      out: { ...this.output(region.root), rows },
+      nodes: x.op === "dispatch" ? [x, ...region.nodes] : region.nodes,
+    });
+    const out = this.kernels.at(-1);
+    if (out?.kind === "grouped_linear") this.buffers.set(region.root, out.out);
+  }
+
+  /** The combine that alone reads a grouped linear, perhaps after one vector an expert was added to it. */
+  private summed(node: NodeOf<"grouped_linear">): NodeOf<"combine"> | null {
+    if (this.named.has(node)) return null;
+    const [user, other] = this.usersOf(node);
+    if (other) return null;
+    if (user?.op === "combine") return user;
+    if (user?.op !== "add" || this.named.has(user) || !user.operands.some((o) => o.op === "expert_rows")) return null;
+    const [after, more] = this.usersOf(user);
+    return after?.op === "combine" && !more ? after : null;
+  }
+
+  private expertSum(node: NodeOf<"combine">): void {
+    const [y, weights] = node.operands;
+    const linear = y.op === "add" ? y.operands.find((o) => o.op === "grouped_linear") : y;
+    const bias = y.op === "add" ? y.operands.find((o) => o.op === "expert_rows") : undefined;
+    if (linear?.op !== "grouped_linear" || this.summed(linear) !== node) {
+      return this.refuse(
+        node,
+        "the rows combined must be a grouped linear's, with at most one vector an expert added and no other reader",
+      );
+    }
+    const { total: n, ...common } = this.ofExperts(linear);
+    // Sums stay in f32 where they are written: a result of another dtype is rounded by a kernel of its own.
+    const whole = this.region(node, ACC);
+    const region = whole.root.type.dtype === "f32" ? whole : this.region(node, ACC, { takesOperands: false });
+    this.push({
+      kind: "expert_sum",
+      ...common,
+      n,
+      weights: this.bufferOf(weights),
+      bias: bias?.op === "expert_rows" ? this.tensor(bias.operands[0]) : null,
+      ...this.slots(region),
+      nodes: [...new Set([linear, ...(bias ? [bias] : []), y, ...region.nodes])],
+    });
+  }
+
   /** A linear whose only users are its two halves of `n` columns, combined elementwise into one value. */
-  private gated(node: NodeOf<"linear">, n: number): Region | null {
+  private gated(node: Node, n: number): Region | null {
     const users = this.usersOf(node);
     const half = (start: number) =>
       users.find((u) => u.op === "slice" && u.attrs.axis === 1 && u.attrs.start === start && u.attrs.size === n);
@@ -300,7 +417,9 @@ class Former {
 
   private tensor(node: Node): TensorValue {
     if (!isWeightExpression(node)) return this.refuse(node, "a weight is expected here");
-    const [rows, cols] = node.type.shape.length === 1 ? [1, node.type.shape[0] as number] : (node.type.shape as [number, number]);
+    const shape = node.type.shape as readonly number[];
+    const cols = shape.at(-1) as number;
+    const rows = shape.slice(0, -1).reduce((a, b) => a * b, 1);
     return { kind: "tensor", name: weightNames(node).join("+"), dtype: node.type.dtype, rows, cols, node };
   }
 

@@ -5,21 +5,10 @@
  * double precision and in the same order, and both round where a value of the graph ends. Generated kernels are compared with it. Sampling is not interpreted here: its reference is a distribution, not an array.
  */
 import { invariant } from "../errors.ts";
-import type { InputName } from "../ir/ops.ts";
 import { roundTo } from "../ir/rounding.ts";
-import type { KvState } from "../ir/step.ts";
-import { extentOf, type SymbolName } from "../ir/tensor-type.ts";
-import type { BufferValue, Expr, HeadChain, KernelKind, KernelOf, KernelSpec, TensorValue } from "./spec.ts";
-
-/** Everything kernels read and write. Buffers come into being when a kernel writes them. */
-export interface KernelEnvironment {
-  readonly binding: Readonly<Record<SymbolName, number>>;
-  readonly buffers: Map<string, Float32Array>;
-  readonly tensor: (value: TensorValue) => Float32Array;
-  readonly input: (name: InputName) => Int32Array;
-  /** One layer's cache; stores write into it. */
-  readonly kv: (layer: number) => KvState;
-}
+import { type KernelEnvironment, read, rowCount, writeOutput } from "./environment.ts";
+import { expertMeaning } from "./interpret-experts.ts";
+import type { HeadChain, KernelKind, KernelOf, KernelSpec } from "./spec.ts";
 
 /** Runs specs in order, leaving every written buffer in `env.buffers`. */
 export function interpretKernels(specs: readonly KernelSpec[], env: KernelEnvironment): void {
@@ -134,60 +123,12 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     writeOutput(spec.out, spec.operands, spec.epilogue, env, () => []);
   },
 
+  ...expertMeaning,
+
   sample() {
     invariant(false, "sampling has no array meaning; the sampler is compared with a reference distribution");
   },
 };
-
-function read(value: BufferValue, env: KernelEnvironment): Float32Array {
-  const data = env.buffers.get(value.name);
-  invariant(data, `buffer ${value.name} is read before it is written`);
-  return data;
-}
-
-const rowCount = (value: BufferValue, env: KernelEnvironment): number => extentOf(value.rows, env.binding);
-
-/** out[row, col] = epilogue(acc(row, col)), rounded to the output's dtype. */
-function writeOutput(
-  out: BufferValue,
-  operands: readonly (BufferValue | TensorValue)[],
-  epilogue: Expr,
-  env: KernelEnvironment,
-  acc: (row: number, col: number) => readonly number[],
-): void {
-  const arrays = operands.map((o) => (o.kind === "buffer" ? read(o, env) : env.tensor(o)));
-  const broadcast = operands.map((o) => o.rows === 1);
-  const { cols } = out;
-  const data = new Float32Array(rowCount(out, env) * cols);
-  for (let row = 0, at = 0; at < data.length; row++) {
-    for (let col = 0; col < cols; col++, at++) {
-      const accs = acc(row, col);
-      data[at] = evaluate(epilogue, accs, (i) => arrays[i]![broadcast[i] ? col : at]!);
-    }
-  }
-  env.buffers.set(out.name, roundTo(out.dtype, data));
-}
-
-function evaluate(e: Expr, acc: readonly number[], operand: (index: number) => number): number {
-  switch (e.kind) {
-    case "acc":
-      return acc[e.way]!;
-    case "operand":
-      return operand(e.index);
-    case "constant":
-      return Math.fround(e.value);
-    case "unary": {
-      const x = evaluate(e.x, acc, operand);
-      if (e.fn === "silu") return Math.fround(x / (1 + Math.exp(-x)));
-      return roundTo(e.fn === "round_bf16" ? "bf16" : "f16", Float32Array.of(x))[0]!;
-    }
-    case "binary": {
-      const a = evaluate(e.a, acc, operand);
-      const b = evaluate(e.b, acc, operand);
-      return Math.fround(e.fn === "add" ? a + b : a * b);
-    }
-  }
-}
 
 function inverseRms(x: Float32Array, at: number, length: number, eps: number): number {
   let sum = 0;

@@ -30,6 +30,17 @@ function base(spec: Unnamed): string {
       return `paged_attention_${spec.kv.dtype}_${spec.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}${spec.window === null ? "" : `_window${spec.window}`}`;
     case "elementwise":
       return `elementwise_${spec.out.cols}`;
+    case "route": {
+      const sizes = spec.steps.map((s) => s.size);
+      const words = spec.steps.flatMap((s) => (s.op === "load" || s.op === "gather_cols" || s.op === "map" ? [] : [s.op]));
+      return `route_${Math.min(...spec.steps.flatMap((s) => (s.op === "top_k" ? [s.size] : [])))}of${Math.max(...sizes)}__${words.join("_")}`;
+    }
+    case "sort_slots":
+      return `sort_slots_${spec.ids.cols}of${spec.numExperts}`;
+    case "grouped_linear":
+      return `grouped_linear_${spec.w.dtype}_${spec.numExperts}x${spec.n}x${spec.k}`;
+    case "expert_sum":
+      return `expert_sum_${spec.w.dtype}_${spec.numExperts}x${spec.n}x${spec.k}${spec.bias ? "_bias" : ""}`;
     case "sample":
       return `sample_${spec.vocabSize}`;
   }

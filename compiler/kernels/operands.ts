@@ -2,7 +2,7 @@
  * The order in which a kernel takes its values: the one place that says it, for codegen, the planner and the executor's arguments.
  */
 import type { StepArray } from "../../runtime/manifest.ts";
-import type { KernelKind, KernelOf, KernelSpec, Value } from "./spec.ts";
+import type { BufferValue, KernelKind, KernelOf, KernelSpec, Value } from "./spec.ts";
 
 /** What a launch points at: a value, or one of the arrays a step carries. */
 export type KernelArg = { readonly kind: "value"; readonly value: Value } | { readonly kind: "array"; readonly array: StepArray };
@@ -28,6 +28,10 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   ],
   paged_attention: (s) => [value(s.q), value(s.kv), value(s.positions), value(s.seqIds), value(s.blockTables), value(s.out)],
   elementwise: (s) => [...s.operands.map(value), value(s.out)],
+  route: (s) => [...s.inputs.map(value), ...s.outs.map((o) => value(o.value))],
+  sort_slots: (s) => [value(s.ids), value(s.out)],
+  grouped_linear: (s) => [value(s.x), value(s.w), value(s.plan), ...s.operands.map(value), value(s.out)],
+  expert_sum: (s) => [...[s.x, s.w, s.plan, s.weights].map(value), ...optional(s.bias), ...s.operands.map(value), value(s.out)],
   sample: (s) => [
     value(s.logits),
     array("sample_floats"),
@@ -45,5 +49,8 @@ export function kernelArgs(spec: KernelSpec): KernelArg[] {
   return (order[spec.kind] as (s: KernelSpec) => KernelArg[])(spec);
 }
 
-/** The buffer a kernel writes, or null for the sampler, whose outputs are step arrays. */
-export const kernelOutput = (spec: KernelSpec) => (spec.kind === "sample" ? null : spec.out);
+/** The buffers a kernel writes, the last of its values; none for the sampler, whose outputs are step arrays. */
+export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
+  if (spec.kind === "sample") return [];
+  return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
+}

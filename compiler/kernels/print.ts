@@ -2,7 +2,7 @@
  * Kernel specs as text: one line a kernel, its slot as a formula, values by name and shape.
  */
 import { printShape } from "../ir/tensor-type.ts";
-import { kernelArgs } from "./operands.ts";
+import { kernelArgs, kernelOutputs } from "./operands.ts";
 import type { Expr, KernelSpec, Value } from "./spec.ts";
 
 /** `03 linear_bf16_3072x1024__silu_mul(v12, w) -> v15 bf16(T, 3072) = silu(acc0) * acc1` */
@@ -12,10 +12,13 @@ export function printKernels(kernels: readonly KernelSpec[]): string {
 
 function printKernel(spec: KernelSpec): string {
   const args = kernelArgs(spec).map((arg) => (arg.kind === "array" ? arg.array : printValue(arg.value)));
-  const out = spec.kind === "sample" ? "" : ` -> ${args.pop()} ${spec.out.dtype}${printShape([spec.out.rows, spec.out.cols])}`;
+  const outs = kernelOutputs(spec);
+  const inputs = args.slice(0, args.length - outs.length);
+  const printed = outs.map((o) => `${o.name} ${o.dtype}${printShape([o.rows, o.cols])}`);
+  const out = outs.length > 0 ? ` -> ${printed.join(", ")}` : "";
   const operands = "operands" in spec ? spec.operands.map(printValue) : [];
   const slot = "epilogue" in spec && spec.epilogue.kind !== "acc" ? ` = ${printExpr(spec.epilogue, operands)}` : "";
-  return `${spec.name}(${args.join(", ")})${out}${slot}`;
+  return `${spec.name}(${inputs.join(", ")})${out}${slot}`;
 }
 
 function printValue(value: Value): string {

@@ -104,7 +104,8 @@ export function applyElementwise(
   return expr && { expr, operands: read };
 }
 
-function combine(node: Node, [a, b]: readonly [Expr, Expr]): Expr | undefined {
+/** `node` as a scalar expression over those of its operands, or undefined when it has none. */
+export function combine(node: Node, [a, b]: readonly [Expr, Expr]): Expr | undefined {
   switch (node.op) {
     case "add":
     case "mul":
@@ -126,6 +127,8 @@ function combine(node: Node, [a, b]: readonly [Expr, Expr]): Expr | undefined {
 /** A value outside the region as `user` reads it: one row vector for all rows, or a buffer of the same rows. */
 function leaf(around: Surroundings, node: Node, user: Node): BufferValue | TensorValue | undefined {
   const { shape } = node.type;
+  // A vector an expert, taken at each sorted row's own.
+  if (node.op === "expert_rows") return around.tensorOf(node.operands[0]);
   if (isWeightExpression(node)) {
     return shape.length === 1 && shape[0] === rowElements(user.type.shape) ? around.tensorOf(node) : undefined;
   }

@@ -157,6 +157,81 @@ export interface ElementwiseKernel extends Common {
   readonly out: BufferValue;
 }
 
+/**
+ * A step of a row's way from scores to chosen experts: makes one array out of what earlier steps made, which it names by index.
+ * `size` is its elements; those of `top_k` are whole numbers.
+ */
+export type RowStep = { readonly size: number } & (
+  | { readonly op: "load"; readonly from: BufferValue | TensorValue }
+  | { readonly op: "map"; readonly expr: Expr; readonly operands: readonly number[] }
+  | { readonly op: "softmax"; readonly x: number }
+  | { readonly op: "renormalize"; readonly x: number; readonly eps: number }
+  | { readonly op: "group_limit"; readonly x: number; readonly groups: number; readonly keep: number; readonly best: number }
+  | { readonly op: "top_k"; readonly x: number }
+  | { readonly op: "gather_cols"; readonly x: number; readonly ids: number }
+);
+
+/** Chooses experts: runs `steps` over each row (T) and writes some of what they make. */
+export interface RouteKernel extends Common {
+  readonly kind: "route";
+  readonly inputs: readonly (BufferValue | TensorValue)[];
+  readonly steps: readonly RowStep[];
+  readonly outs: readonly { readonly step: number; readonly value: BufferValue }[];
+}
+
+/**
+ * Sorts the slots t · k + j of ids (T, k) by expert, then by token, into the *plan* that the kernels of one expert layer follow:
+ * i32 (1, cols) = number of active experts | expert, first row, rows of each of them (room for all E) | slot of each sorted row.
+ * Every expert's first row is a multiple of 16; rows between experts have no slot.
+ */
+export interface SortSlotsKernel extends Common {
+  readonly kind: "sort_slots";
+  readonly ids: BufferValue;
+  readonly numExperts: number;
+  readonly out: BufferValue;
+}
+
+/** What kernels over sorted rows share: E matrices (ways · n, k) stacked in `w`, each used for its own expert's rows of the plan. */
+interface OfExperts extends Common {
+  readonly plan: BufferValue;
+  readonly w: TensorValue;
+  readonly numExperts: number;
+  /** Experts of a token. */
+  readonly perToken: number;
+  readonly n: number;
+  readonly k: number;
+  readonly x: BufferValue;
+}
+
+/**
+ * acc_w[row, col] = Σ_k x[source(row), k] · w[expert(row), w · n + col, k]; out[row, col] = epilogue(acc_0, …) for each sorted row.
+ * Operands are one vector an expert (E, n), taken at the row's own.
+ */
+export interface GroupedLinearKernel extends OfExperts {
+  readonly kind: "grouped_linear";
+  /** Whether x has a row a token, gathered by the plan; else it has sorted rows itself. */
+  readonly gathers: boolean;
+  readonly ways: 1 | 2;
+  readonly epilogue: Expr;
+  readonly operands: readonly TensorValue[];
+  readonly out: BufferValue;
+}
+
+/**
+ * out[t] = epilogue(Σ over t's experts e, in increasing order, of weight · (x[row] · w[e]ᵀ + bias[e])): the last linear of an expert
+ * layer, with its rows weighted and summed where they belong.
+ */
+export interface ExpertSumKernel extends OfExperts {
+  readonly kind: "expert_sum";
+  /** (T, perToken) */
+  readonly weights: BufferValue;
+  /** (E, n) */
+  readonly bias: TensorValue | null;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
 /** Draws one token per sampled row from `logits` (S, vocab): see `templates/sample.cpu.njk` for the arithmetic. */
 export interface SampleKernel extends Common {
   readonly kind: "sample";
@@ -172,6 +247,10 @@ export type KernelSpec =
   | StoreKvKernel
   | AttentionKernel
   | ElementwiseKernel
+  | RouteKernel
+  | SortSlotsKernel
+  | GroupedLinearKernel
+  | ExpertSumKernel
   | SampleKernel;
 
 export type KernelKind = KernelSpec["kind"];

@@ -4,8 +4,18 @@
  */
 import { invariant } from "../errors.ts";
 import { sameDim } from "../ir/tensor-type.ts";
-import { kernelArgs, kernelOutput } from "./operands.ts";
-import type { BufferValue, Expr, KernelKind, KernelOf, KernelSpec, TensorValue } from "./spec.ts";
+import { kernelArgs, kernelOutputs } from "./operands.ts";
+import { planColumns } from "./plan.ts";
+import type {
+  BufferValue,
+  ExpertSumKernel,
+  Expr,
+  GroupedLinearKernel,
+  KernelKind,
+  KernelOf,
+  KernelSpec,
+  TensorValue,
+} from "./spec.ts";
 
 /** Equal widths, by what they are called: all numbers of a list must be one. */
 type Widths = { readonly [what: string]: readonly number[] };
@@ -15,25 +25,34 @@ export function verifyKernels(kernels: readonly KernelSpec[], results: readonly 
   const written = new Map<string, BufferValue>();
   for (const spec of kernels) {
     const fail = (why: string): never => invariant(false, `kernel ${spec.name}: ${why}`) as never;
-    const out = kernelOutput(spec);
+    const outs = kernelOutputs(spec);
     const reads = kernelArgs(spec).flatMap((a) =>
-      a.kind === "value" && a.value.kind === "buffer" && a.value !== out ? [a.value] : [],
+      a.kind === "value" && a.value.kind === "buffer" && !outs.includes(a.value) ? [a.value] : [],
     );
     for (const value of reads) {
       const source = written.get(value.name) ?? fail(`${value.name} is read before it is written`);
       if (source.cols !== value.cols || source.dtype !== value.dtype || !sameDim(source.rows, value.rows))
         fail(`${value.name} is read in another shape or dtype than it is written in`);
-      const gathered = spec.kind === "rms_norm" && spec.rows !== null && value === spec.x;
-      if (out && !gathered && !sameDim(value.rows, out.rows)) fail(`${value.name} has other rows than ${out.name}`);
+      const free = rowsMayDiffer(spec, value);
+      for (const out of outs) if (!free && !sameDim(value.rows, out.rows)) fail(`${value.name} has other rows than ${out.name}`);
     }
     for (const [what, numbers] of Object.entries((widths[spec.kind] as (s: KernelSpec) => Widths)(spec))) {
       if (new Set(numbers).size > 1) fail(`${what} are ${numbers.join(" and ")}`);
     }
     if ("epilogue" in spec) verifySlot(spec, "operands" in spec ? spec.operands : [], fail);
-    if (out && written.has(out.name)) fail(`${out.name} is written twice`);
-    if (out) written.set(out.name, out);
+    for (const out of outs) {
+      if (written.has(out.name)) fail(`${out.name} is written twice`);
+      written.set(out.name, out);
+    }
   }
   for (const { name } of results) invariant(written.has(name), `${name} is wanted as a result, but no kernel writes it`);
+}
+
+/** Whether a kernel reads `value` by rows other than those it writes: gathered ones, or sorted ones. */
+function rowsMayDiffer(spec: KernelSpec, value: BufferValue): boolean {
+  if (spec.kind === "rms_norm") return spec.rows !== null && value === spec.x;
+  if (spec.kind === "expert_sum") return value === spec.x || value === spec.plan;
+  return spec.kind === "sort_slots" || spec.kind === "grouped_linear";
 }
 
 const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
@@ -56,11 +75,30 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
     "heads left over in a group": [s.numHeads % s.kv.numKvHeads, 0],
   }),
   elementwise: () => ({}),
+  route: (s) => {
+    const sizes = s.outs.map((o) => [`columns of ${o.value.name}`, [s.steps[o.step]?.size ?? 0, o.value.cols]] as const);
+    return Object.fromEntries(sizes);
+  },
+  sort_slots: (s) => ({ "columns of the plan": [planColumns(s.ids, s.numExperts), s.out.cols] }),
+  grouped_linear: (s) => ({
+    ...expertWidths(s),
+    n: [s.n, s.out.cols],
+    "rows of w": [s.numExperts * s.n * s.ways, s.w.rows],
+    "rows of operands": [s.numExperts, ...s.operands.map((o) => o.rows)],
+  }),
+  expert_sum: (s) => ({
+    ...expertWidths(s),
+    n: [s.n, s.out.cols, s.bias?.cols ?? s.n],
+    "rows of w": [s.numExperts * s.n, s.w.rows],
+    "experts of a token": [s.perToken, s.weights.cols],
+  }),
   sample: (s) => ({ "columns of the logits and vocabulary": [s.logits.cols, s.vocabSize] }),
 };
 
+const expertWidths = (s: GroupedLinearKernel | ExpertSumKernel): Widths => ({ k: [s.k, s.x.cols, s.w.cols] });
+
 /** How many accumulators an anchor hands to its slot. */
-const waysOf = (spec: KernelSpec): number => (spec.kind === "elementwise" ? 0 : spec.kind === "linear" ? spec.ways : 1);
+const waysOf = (spec: KernelSpec): number => (spec.kind === "elementwise" ? 0 : "ways" in spec ? spec.ways : 1);
 
 function verifySlot(
   spec: Extract<KernelSpec, { epilogue: Expr }>,
@@ -69,7 +107,8 @@ function verifySlot(
 ): void {
   for (const operand of operands) {
     if (operand.cols !== spec.out.cols) fail(`operand ${operand.name} has ${operand.cols} columns, the output ${spec.out.cols}`);
-    if (operand.kind === "tensor" && operand.rows !== 1) fail(`operand ${operand.name} is a matrix of weights; expected one row`);
+    if (operand.kind === "tensor" && operand.rows !== 1 && spec.kind !== "grouped_linear")
+      fail(`operand ${operand.name} is a matrix of weights; expected one row`);
   }
   const visit = (e: Expr): void => {
     if (e.kind === "acc" && e.way >= waysOf(spec)) fail(`its slot reads accumulator ${e.way} of ${waysOf(spec)}`);

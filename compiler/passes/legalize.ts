@@ -23,12 +23,25 @@ export function legalize(target: LegalizeTarget): Pass {
       rule("a linear reads its input in the target's dtype", op("linear", [any("x"), any("w")]), ({ x, w }, g) =>
         x.type.dtype === wanted(w) ? undefined : g.linear(g.cast(x, wanted(w)), w),
       ),
+      // The rows are rounded before they are dispatched: once each, and together with whoever else reads them so.
+      rule(
+        "a grouped linear reads its input in the target's dtype",
+        op("grouped_linear", [any("x"), any("w"), any("ids")]),
+        ({ x, w, ids }, g) => {
+          const dtype = wanted(w);
+          if (x.type.dtype === dtype) return undefined;
+          const rounded = x.op === "dispatch" ? g.dispatch(g.cast(x.operands[0], dtype), ids) : g.cast(x, dtype);
+          return g.groupedLinear(rounded, w, ids);
+        },
+      ),
     ],
     ensures: [
       {
         says: "a linear's input has the dtype the target asks for",
         counterexample: (graph) =>
-          graph.liveNodes().find((n) => n.op === "linear" && n.operands[0].type.dtype !== wanted(n.operands[1])),
+          graph
+            .liveNodes()
+            .find((n) => (n.op === "linear" || n.op === "grouped_linear") && n.operands[0].type.dtype !== wanted(n.operands[1])),
       },
     ],
   };

@@ -4,7 +4,7 @@
  */
 
 import { maxOf } from "../ir/tensor-type.ts";
-import { kernelArgs, kernelOutput } from "../kernels/operands.ts";
+import { kernelArgs, kernelOutputs } from "../kernels/operands.ts";
 import type { BufferValue, KernelSpec } from "../kernels/spec.ts";
 
 /** Where a buffer lies, in bytes. */
@@ -42,14 +42,14 @@ export function planArena(kernels: readonly KernelSpec[], bytesOf: (buffer: Buff
 
   const storageOf = new Map<string, Storage>();
   kernels.forEach((spec, i) => {
-    const out = kernelOutput(spec);
-    if (!out) return;
-    const donor = inPlaceOperand(spec, i, lastUse);
-    const storage: Storage = (donor && storageOf.get(donor.name)) ?? { buffers: [], bytes: 0, first: i, last: i };
-    storage.buffers.push(out);
-    storage.bytes = Math.max(storage.bytes, bytesOf(out));
-    storage.last = Math.max(storage.last, lastUse.get(out.name) ?? i);
-    storageOf.set(out.name, storage);
+    for (const out of kernelOutputs(spec)) {
+      const donor = inPlaceOperand(spec, i, lastUse);
+      const storage: Storage = (donor && storageOf.get(donor.name)) ?? { buffers: [], bytes: 0, first: i, last: i };
+      storage.buffers.push(out);
+      storage.bytes = Math.max(storage.bytes, bytesOf(out));
+      storage.last = Math.max(storage.last, lastUse.get(out.name) ?? i);
+      storageOf.set(out.name, storage);
+    }
   });
 
   const placed: { storage: Storage; offset: number }[] = [];

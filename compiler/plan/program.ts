@@ -8,7 +8,7 @@ import type { Graph } from "../ir/graph.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import { kernelCosts } from "../kernels/costs.ts";
 import type { KernelProgram } from "../kernels/form.ts";
-import { type KernelArg, kernelArgs, kernelOutput } from "../kernels/operands.ts";
+import { type KernelArg, kernelArgs, kernelOutputs } from "../kernels/operands.ts";
 import type { KernelSpec } from "../kernels/spec.ts";
 import type { ArenaPlan } from "./arena.ts";
 import type { KernelTarget, ScheduledKernel } from "./kernel-target.ts";
@@ -54,7 +54,7 @@ export function assembleProgram(
 ): Program {
   const table = (of: readonly string[]) => new Map(of.map((name, i) => [name, i]));
   const [buffers, tensors] = [table(names.buffers), table(names.tensors)];
-  const writers = table(kernels.map(({ spec }) => kernelOutput(spec)?.name ?? ""));
+  const writers = new Map(kernels.flatMap(({ spec }, i) => kernelOutputs(spec).map((out) => [out.name, i] as const)));
   const indexOf = (map: ReadonlyMap<string, number>, name: string): number => {
     const index = map.get(name);
     invariant(index !== undefined, `${name} has no place`);

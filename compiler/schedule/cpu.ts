@@ -9,7 +9,16 @@ import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from
 import { tensorLayout } from "../codegen/layout.ts";
 import { invariant, UnsupportedError } from "../errors.ts";
 import type { Dim } from "../ir/tensor-type.ts";
-import type { KernelKind, KernelOf, KernelSpec, LinearKernel } from "../kernels/spec.ts";
+import { kernelOutputs } from "../kernels/operands.ts";
+import type {
+  BufferValue,
+  ExpertSumKernel,
+  GroupedLinearKernel,
+  KernelKind,
+  KernelOf,
+  KernelSpec,
+  LinearKernel,
+} from "../kernels/spec.ts";
 
 /** Schedules one spec. Throws `UnsupportedError` for dtypes or sizes that no skeleton of this target computes. */
 export function scheduleKernel(
@@ -25,7 +34,7 @@ export function scheduleKernel(
   return {
     isa,
     skeleton: spec.kind,
-    grid: spec.kind === "sample" ? extent(spec.logits.rows) : extent(spec.out.rows),
+    grid: extent((spec.kind === "sample" ? spec.logits : (kernelOutputs(spec)[0] as BufferValue)).rows),
     chunk: 1,
     serialUnits: 0,
     blocking: {},
@@ -47,6 +56,29 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
     return { chunk: 2, serialUnits: 1 };
   },
   linear: (s, isa) => linear(s, isa),
+  route: (s) => rowWork(64 * Math.max(...s.steps.map((step) => step.size))), // exponentials and comparisons
+  sort_slots: () => ({ grid: [1], serialUnits: 1 }),
+  grouped_linear: (s, isa) => {
+    const { skeleton, blocking } = product(s, isa);
+    const units = roundUp(Math.ceil(s.n / 16), STREAMS);
+    const groups = skeleton === "linear_amx" ? 3 : 1; // rows gathered into tiles are used for more than one group of panels
+    return {
+      skeleton: skeleton === "linear_amx" ? "grouped_linear_amx" : "grouped_linear",
+      // Active experts come first in the plan, of which there are no more than slots: the units of a large batch's idle experts do nothing.
+      grid: ["T", s.perToken, "mul", s.numExperts, "min", units, "mul"],
+      chunk: Math.min(units, groups * STREAMS),
+      blocking: { ...blocking, units, rowTilesPerPass: 4 },
+    };
+  },
+  expert_sum: (s, isa) => {
+    const { skeleton, blocking } = product(s, isa);
+    return {
+      skeleton: skeleton === "linear_amx" ? "expert_sum_amx" : "expert_sum",
+      grid: [Math.ceil(s.n / 16)],
+      chunk: STREAMS,
+      blocking: { ...blocking, rowTilesPerPass: 4 },
+    };
+  },
   paged_attention: (s, isa) => {
     requireLanes(s.name, s.headDim);
     const { rowBlock, accumulators } = cpuDialects[isa];
@@ -61,14 +93,23 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
   sample: () => ({}),
 };
 
+/** Weight panels that a core walks side by side: it reads several streams faster than one. */
+const STREAMS = 4;
+
 function linear(spec: LinearKernel, isa: Isa): Partial<KernelSchedule> {
+  const { skeleton, blocking } = product(spec, isa);
+  return { skeleton, grid: [Math.ceil(spec.n / 16)], chunk: STREAMS, blocking };
+}
+
+/** How rows are multiplied with weight panels: as tiles, or in registers. Throws `UnsupportedError` for dtypes that neither does. */
+function product(
+  spec: LinearKernel | GroupedLinearKernel | ExpertSumKernel,
+  isa: Isa,
+): { readonly skeleton: "linear" | "linear_amx"; readonly blocking: KernelSchedule["blocking"] } {
   const { bf16, rowBlock, accumulators } = cpuDialects[isa];
-  const units = Math.ceil(spec.n / 16);
-  const streams = 4;
-  const common = { grid: [units], chunk: streams };
   const bothBf16 = spec.x.dtype === "bf16" && spec.w.dtype === "bf16";
   if (bothBf16 && bf16 === "tiles") {
-    return { ...common, skeleton: "linear_amx", blocking: { streams, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 2 } };
+    return { skeleton: "linear_amx", blocking: { streams: STREAMS, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 2 } };
   }
   const widens = spec.x.dtype === "f32" && ["f32", "bf16", "f16"].includes(spec.w.dtype);
   if (!widens && !(bothBf16 && bf16 === "pairs")) {
@@ -76,7 +117,8 @@ function linear(spec: LinearKernel, isa: Isa): Partial<KernelSchedule> {
       `${spec.name}: a linear of ${spec.x.dtype} rows with ${spec.w.dtype} weights has no kernel on cpu:${isa}; cast its input to f32`,
     );
   }
-  return { ...common, blocking: { streams, rowBlock, accumulators, rowsPerPass: 96, blockK: 512, prefetchBytes: 2048 } };
+  const blocking = { streams: STREAMS, rowBlock, accumulators, rowsPerPass: 96, blockK: 512, prefetchBytes: 2048 };
+  return { skeleton: "linear", blocking };
 }
 
 /** Row work of a few operations per element: rows that take less than a barrier are not shared. */
@@ -91,4 +133,6 @@ function requireLanes(name: string, headDim: number): void {
     );
 }
 
-const extent = (dim: Dim): Rpn => [typeof dim === "number" ? dim : dim.sym];
+const extent = (dim: Dim): Rpn => (typeof dim === "number" ? [dim] : dim.times === 1 ? [dim.sym] : [dim.sym, dim.times, "mul"]);
+
+const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;

@@ -5,6 +5,7 @@ import { type DType, dtypeBytes } from "../../compiler/ir/tensor-type.ts";
 
 /** Bits of one number in a storage dtype, round to nearest even. */
 export function toBits(dtype: DType, x: number): number {
+  if (dtype === "i32") return x >>> 0;
   if (dtype === "f32") return new Uint32Array(Float32Array.of(x).buffer)[0]!;
   const bits = new Uint32Array(Float32Array.of(x).buffer)[0]!;
   if (dtype === "bf16") {
@@ -29,6 +30,7 @@ export function toBits(dtype: DType, x: number): number {
 
 /** The number whose storage bits are given. */
 export function fromBits(dtype: DType, bits: number): number {
+  if (dtype === "i32") return bits | 0;
   if (dtype === "f16") {
     const [sign, exponent, mantissa] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
     if (exponent === 31) return mantissa ? Number.NaN : sign * Number.POSITIVE_INFINITY;

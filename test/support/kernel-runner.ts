@@ -8,11 +8,12 @@ import { renderKernel } from "../../compiler/codegen/render.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
 import type { InputName } from "../../compiler/ir/ops.ts";
 import type { KvState } from "../../compiler/ir/step.ts";
-import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
-import { kernelArgs, kernelOutput } from "../../compiler/kernels/operands.ts";
+import { dtypeBytes, extentOf } from "../../compiler/ir/tensor-type.ts";
+import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
+import { kernelArgs, kernelOutputs } from "../../compiler/kernels/operands.ts";
 import type { BufferValue, KernelSpec, TensorValue, Value } from "../../compiler/kernels/spec.ts";
 import { scheduleKernel } from "../../compiler/schedule/cpu.ts";
-import { packElements, panelElements, panelPlace, rowsPlace, tilePlace, unpackElements } from "./kernel-layouts.ts";
+import { type Place, packElements, panelElements, panelPlace, rowsPlace, tilePlace, unpackElements } from "./kernel-layouts.ts";
 import { type KernelJob, type Runner, runJobs } from "./kernel-process.ts";
 
 export interface RunOptions {
@@ -25,8 +26,9 @@ export interface RunOptions {
   readonly random?: () => number;
 }
 
-/** What a kernel left behind. */
+/** What a kernel left behind; `out` and `outBytes` are the last of its outputs. */
 export interface KernelResult {
+  readonly outs: readonly Float32Array[];
   readonly out: Float32Array;
   readonly outBytes: Uint8Array;
   readonly kv: KvState | null;
@@ -45,11 +47,13 @@ export function runKernel(
   });
   const kernel = renderKernel(spec, schedule, runner.dialect);
   const args = kernelArgs(spec).map((a) => (a.kind === "value" ? a.value : fail(`${spec.name} takes step arrays`)));
-  const out = kernelOutput(spec) ?? fail(`${spec.name} has no output`);
+  const outs = kernelOutputs(spec);
   const kvArg = args.findIndex((a) => a.kind === "kv");
   const packed = environments.map((env) =>
     args.map((arg, i) =>
-      i === args.length - 1 ? poison(out, runner.isa, env) : packArg(spec, arg, runner.isa, env, schedule.tableLayout),
+      i >= args.length - outs.length
+        ? poison(arg as BufferValue, runner.isa, env)
+        : packArg(spec, arg, runner.isa, env, schedule.tableLayout),
     ),
   );
   const aliasOf = options.inPlace === undefined ? -1 : args.length - 1 - operandCount(spec) + options.inPlace;
@@ -65,10 +69,14 @@ export function runKernel(
   });
   return runJobs(runner, kernel, jobs).map((after, job) => {
     const env = environments[job] as KernelEnvironment;
-    const outBytes = after.at(-1) as Uint8Array;
+    const bytes = after.slice(-outs.length) as Uint8Array[];
+    const unpacked = outs.map((o, i) =>
+      unpackElements(o.dtype, bytes[i] as Uint8Array, [rowsOf(o, env), o.cols], placeOf(o, runner.isa)),
+    );
     return {
-      out: unpackElements(out.dtype, outBytes, [rowsOf(out, env), out.cols], placeOf(out, runner.isa)),
-      outBytes,
+      outs: unpacked,
+      out: unpacked.at(-1) as Float32Array,
+      outBytes: bytes.at(-1) as Uint8Array,
       kv: kvArg < 0 ? null : unpackKv(args[kvArg] as Extract<Value, { kind: "kv" }>, after[kvArg] as Uint8Array, env),
     };
   });
@@ -76,8 +84,7 @@ export function runKernel(
 
 const operandCount = (spec: KernelSpec): number => ("operands" in spec ? spec.operands.length : 0);
 
-const rowsOf = (b: BufferValue, env: KernelEnvironment): number =>
-  typeof b.rows === "number" ? b.rows : env.binding[b.rows.sym];
+const rowsOf = (b: BufferValue, env: KernelEnvironment): number => extentOf(b.rows, env.binding);
 
 const placeOf = (b: BufferValue, isa: Isa) => (bufferLayout(isa, b) === "rows" ? rowsPlace(b.cols) : tilePlace(b.cols));
 
@@ -87,7 +94,7 @@ function bufferElements(b: BufferValue, isa: Isa, env: KernelEnvironment): numbe
 }
 
 const poison = (out: BufferValue, isa: Isa, env: KernelEnvironment): Uint8Array =>
-  new Uint8Array(bufferElements(out, isa, env) * (out.dtype === "f32" ? 4 : 2)).fill(0xff);
+  new Uint8Array(bufferElements(out, isa, env) * dtypeBytes[out.dtype]).fill(0xff);
 
 function packArg(spec: KernelSpec, arg: Value, isa: Isa, env: KernelEnvironment, tableLayout: string): Uint8Array {
   switch (arg.kind) {
@@ -118,13 +125,16 @@ function poisonRows(bytes: Uint8Array, rows: number, cols: number): Uint8Array {
 function packTensor(spec: KernelSpec, tensor: TensorValue, data: Float32Array, tableLayout: string): Uint8Array {
   const shape = [tensor.rows, tensor.cols] as const;
   const isPanel =
-    (spec.kind === "linear" && spec.w === tensor) ||
-    (spec.kind === "embedding" && spec.table === tensor && tableLayout === "panel16");
+    ("w" in spec && spec.w === tensor) || (spec.kind === "embedding" && spec.table === tensor && tableLayout === "panel16");
   if (!isPanel) return packElements(tensor.dtype, data, shape, tensor.rows * tensor.cols, rowsPlace(tensor.cols));
-  const ways = spec.kind === "linear" ? spec.ways : 1;
-  const n = tensor.rows / ways;
-  const place = panelPlace(tensor.dtype, n, tensor.cols, ways);
-  return packElements(tensor.dtype, data, shape, panelElements(tensor.dtype, n, tensor.cols, ways), place);
+  const ways = "ways" in spec ? spec.ways : 1;
+  const stacked = "numExperts" in spec ? spec.numExperts : 1;
+  const n = tensor.rows / ways / stacked;
+  const one = panelElements(tensor.dtype, n, tensor.cols, ways);
+  const inOne = panelPlace(tensor.dtype, n, tensor.cols, ways);
+  const rows = n * ways; // of one matrix of the stack
+  const place: Place = (row, col) => Math.floor(row / rows) * one + inOne(row % rows, col);
+  return packElements(tensor.dtype, data, shape, stacked * one, place);
 }
 
 /** [block][kv head][K panels | V rows] */

@@ -3,8 +3,8 @@
  */
 import type { RopeStyle } from "../../compiler/ir/ops.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
-import type { DType, SymbolName } from "../../compiler/ir/tensor-type.ts";
-import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
+import { type DType, extentOf, type SymbolName } from "../../compiler/ir/tensor-type.ts";
+import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
 import type {
   AttentionKernel,
   BufferValue,
@@ -207,11 +207,7 @@ export function randomEnvironment(
   for (const value of valuesOf(spec)) {
     if (value.kind === "tensor")
       tensors.set(value.name, normal(value.rows * value.cols, value.dtype, value.rows === 1 ? 1 : value.cols ** -0.5));
-    else
-      buffers.set(
-        value.name,
-        normal((typeof value.rows === "number" ? value.rows : binding[value.rows.sym]) * value.cols, value.dtype),
-      );
+    else buffers.set(value.name, normal(extentOf(value.rows, binding) * value.cols, value.dtype));
   }
   const kvValue = "kv" in spec ? spec.kv : null;
   const width = kvValue ? kvValue.numKvHeads * kvValue.headDim : 0;
@@ -258,6 +254,12 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
       return [spec.q];
     case "elementwise":
       return [...spec.operands];
+    case "route":
+      return [...spec.inputs];
+    // What these read must fit together: their tests make it.
+    case "sort_slots":
+    case "grouped_linear":
+    case "expert_sum":
     case "rope_angles":
     case "sample":
       return [];

@@ -1,6 +1,6 @@
 /** Cache writes and attention against their specs' meaning, on every instruction set this machine can run. */
 import { describe, expect, it } from "vitest";
-import type { KernelEnvironment } from "../../compiler/kernels/interpret.ts";
+import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { KernelSpec } from "../../compiler/kernels/spec.ts";
 import { relativeError } from "../support/closeness.ts";

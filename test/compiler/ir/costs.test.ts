@@ -14,7 +14,7 @@ function values() {
 
 /** FLOPs and bytes of nodes computed together. */
 function costs(nodes: readonly Node[], result = nodes.at(-1) as Node) {
-  const { flops, bytes } = costsOf(nodes, result, 16);
+  const { flops, bytes } = costsOf(nodes, [result], 16);
   return [evaluate(flops), evaluate(bytes)];
 }
 

@@ -1,0 +1,72 @@
+/**
+ * What the kernels' interpreter runs over: buffers, weights, inputs and caches, and how a slot's expression is evaluated.
+ */
+import { invariant } from "../errors.ts";
+import type { InputName } from "../ir/ops.ts";
+import { roundTo } from "../ir/rounding.ts";
+import type { KvState } from "../ir/step.ts";
+import { extentOf, type SymbolName } from "../ir/tensor-type.ts";
+import type { BufferValue, Expr, TensorValue } from "./spec.ts";
+
+/** Everything kernels read and write. Buffers come into being when a kernel writes them. */
+export interface KernelEnvironment {
+  readonly binding: Readonly<Record<SymbolName, number>>;
+  readonly buffers: Map<string, Float32Array>;
+  readonly tensor: (value: TensorValue) => Float32Array;
+  readonly input: (name: InputName) => Int32Array;
+  /** One layer's cache; stores write into it. */
+  readonly kv: (layer: number) => KvState;
+}
+
+/** A buffer's values. */
+export function read(value: BufferValue, env: KernelEnvironment): Float32Array {
+  const data = env.buffers.get(value.name);
+  invariant(data, `buffer ${value.name} is read before it is written`);
+  return data;
+}
+
+/** Rows of a buffer in this step. */
+export const rowCount = (value: BufferValue, env: KernelEnvironment): number => extentOf(value.rows, env.binding);
+
+/** out[row, col] = epilogue(acc(row, col)), rounded to the output's dtype. */
+export function writeOutput(
+  out: BufferValue,
+  operands: readonly (BufferValue | TensorValue)[],
+  epilogue: Expr,
+  env: KernelEnvironment,
+  acc: (row: number, col: number) => readonly number[],
+): void {
+  const arrays = operands.map((o) => (o.kind === "buffer" ? read(o, env) : env.tensor(o)));
+  const broadcast = operands.map((o) => o.rows === 1);
+  const { cols } = out;
+  const data = new Float32Array(rowCount(out, env) * cols);
+  for (let row = 0, at = 0; at < data.length; row++) {
+    for (let col = 0; col < cols; col++, at++) {
+      const accs = acc(row, col);
+      data[at] = evaluate(epilogue, accs, (i) => arrays[i]![broadcast[i] ? col : at]!);
+    }
+  }
+  env.buffers.set(out.name, roundTo(out.dtype, data));
+}
+
+/** A scalar expression over accumulators and operands, rounded to f32 at every step. */
+export function evaluate(e: Expr, acc: readonly number[], operand: (index: number) => number): number {
+  switch (e.kind) {
+    case "acc":
+      return acc[e.way]!;
+    case "operand":
+      return operand(e.index);
+    case "constant":
+      return Math.fround(e.value);
+    case "unary": {
+      const x = evaluate(e.x, acc, operand);
+      if (e.fn === "silu") return Math.fround(x / (1 + Math.exp(-x)));
+      return roundTo(e.fn === "round_bf16" ? "bf16" : "f16", Float32Array.of(x))[0]!;
+    }
+    case "binary": {
+      const a = evaluate(e.a, acc, operand);
+      const b = evaluate(e.b, acc, operand);
+      return Math.fround(e.fn === "add" ? a + b : a * b);
+    }
+  }
+}
