@@ -313,12 +313,14 @@ function checkTensor(t: TensorEntry, path: string): void {
     if (t.bytes !== elements * size) throw new FieldError(`${path}.bytes`, `${elements * size}, from shape and dtype`, t.bytes);
     return;
   }
-  const [n, k] = t.shape;
-  if (n === undefined || k === undefined || t.shape.length !== 2 || size === 1 || t.dtype === "i32")
-    throw new FieldError(path, "a floating-point matrix for layout panel16", `${t.dtype}(${t.shape.join(", ")})`);
+  const [k, n, count = 1] = t.shape.toReversed();
+  if (n === undefined || k === undefined || t.shape.length > 3 || size === 1 || t.dtype === "i32") {
+    const found = `${t.dtype}(${t.shape.join(", ")})`;
+    throw new FieldError(path, "a floating-point matrix, or a stack of them, for layout panel16", found);
+  }
   const kp = t.dtype === "bf16" ? Math.ceil(k / 32) * 32 : k;
   if (n % t.ways !== 0) throw new FieldError(`${path}.ways`, `a divisor of ${n} rows`, t.ways);
-  const expected = t.ways * Math.ceil(n / t.ways / 16) * 16 * kp * size;
+  const expected = count * t.ways * Math.ceil(n / t.ways / 16) * 16 * kp * size;
   if (t.bytes !== expected) throw new FieldError(`${path}.bytes`, `${expected}, from shape, dtype and ways`, t.bytes);
 }
 

@@ -72,17 +72,20 @@ export interface Limits {
   readonly maxNumBatchedTokens: number;
 }
 
-/** A packed tensor in weights.bin. `rows` is (rows, cols) row-major; `panel16` is described in `compiler/weights/panel.ts`. */
+/**
+ * A packed tensor in weights.bin. `rows` is row-major; `panel16`, described in `compiler/weights/panel.ts`, is for matrices (N, K) and
+ * for stacks of them (E, N, K).
+ */
 export interface TensorEntry {
   readonly name: string;
   readonly dtype: ManifestDType;
   readonly shape: readonly number[];
   readonly layout: "rows" | "panel16";
-  /** Equal parts of axis 0 whose panels alternate (2 for gate and up); 1 for `rows`. */
+  /** Equal parts of a matrix's N rows whose panels alternate (2 for gate and up); 1 for `rows`. */
   readonly ways: 1 | 2;
   readonly offset: number;
   readonly bytes: number;
-  /** Checkpoint tensors it was made from, in order. */
+  /** Checkpoint tensors it was made from, each once, in the order of first use. */
   readonly sources: readonly string[];
 }
 
@@ -178,7 +181,7 @@ export interface Manifest {
   readonly kernels: readonly KernelEntry[];
   readonly programs: readonly Program[];
   readonly predicted: {
-    /** Bytes of weights a step reads at least. */
+    /** Bytes of weights that a step of one token reads, which is the least any step does: of experts, the active ones. */
     readonly weightBytesPerStep: number;
     readonly kvBytesPerToken: number;
     readonly flopsPerToken: number;

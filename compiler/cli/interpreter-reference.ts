@@ -13,6 +13,7 @@ import { CompileError } from "../errors.ts";
 import { type Interpretation, Interpreter } from "../ir/interpret.ts";
 import { oneSequenceStep } from "../ir/step.ts";
 import type { DType } from "../ir/tensor-type.ts";
+import { kernelTensors } from "../kernels/operands.ts";
 import { buildGraph, lower } from "../pipeline.ts";
 import { kernelTarget } from "../plan/kernel-target.ts";
 import { PackedWeightsReader } from "../weights/unpack.ts";
@@ -75,7 +76,7 @@ export async function interpreterReference(
   });
 }
 
-/** The graph that the engine was compiled from, with its target's roundings, and the weights it was packed with. */
+/** The graph that the engine was compiled from, with its target's roundings, over the tensors it was packed with. */
 function interpretable(folder: string, manifest: Manifest) {
   const file = join(folder, "config.json");
   if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again, or give --golden`);
@@ -89,10 +90,16 @@ function interpretable(folder: string, manifest: Manifest) {
     limits: { ...manifest.limits, maxNumBatchedTokens: manifest.limits.maxNumSeqs },
     kvCacheDtype,
   });
-  const { graph } = lower(model, kernelTarget(manifest.target));
-  const shapes = new Map(architecture.weights(config).map((w) => [w.name, w.shape]));
-  const weights = new PackedWeightsReader(folder, manifest, shapes);
-  return { graph, read: (name: string) => weights.read(name) };
+  const { graph, kernels } = lower(model, kernelTarget(manifest.target));
+  const packed = new Map(kernels.flatMap(kernelTensors).map((tensor) => [tensor.node, tensor.name]));
+  const weights = new PackedWeightsReader(folder, manifest);
+  return {
+    graph: graph.rebuild((node, _map, into) => {
+      const name = packed.get(node);
+      return name === undefined ? undefined : into.weight(name, node.type);
+    }),
+    read: (name: string) => weights.read(name),
+  };
 }
 
 function randomTokens(count: number, vocabSize: number): number[] {

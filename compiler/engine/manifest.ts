@@ -25,8 +25,6 @@ export type ManifestParts = Omit<Manifest, "format" | "weights" | "predicted"> &
 export function assembleManifest({ weightsPlan, packed, ...parts }: ManifestParts): Manifest {
   const tensors = weightsPlan.tensors.map((t) => t.entry);
   const { kvCache, arena, kernels, programs } = parts;
-  // A matrix in rows is an embedding table, of which a step reads only the rows of its tokens.
-  const streamed = tensors.filter((t) => t.layout === "panel16" || t.shape.length < 2);
   const one = { T: 1, B: 1, S: 1, P: 1 };
   const steps = programs[0]?.steps ?? [];
   return {
@@ -34,7 +32,7 @@ export function assembleManifest({ weightsPlan, packed, ...parts }: ManifestPart
     ...parts,
     weights: { file: WEIGHTS_FILE, bytes: packed.bytes, sha256: packed.sha256, tensors },
     predicted: {
-      weightBytesPerStep: streamed.reduce((sum, t) => sum + t.bytes, 0),
+      weightBytesPerStep: weightsPlan.tensors.reduce((sum, t) => sum + Math.round(t.entry.bytes * t.request.readShare), 0),
       kvBytesPerToken: Math.ceil((kvCache.bytesPerBlock * kvCache.numLayers) / kvCache.blockSize),
       flopsPerToken: steps.reduce((sum, s) => sum + evaluateRpn(kernels[s.kernel]?.flops ?? [0], one), 0),
       memoryBytes: { weights: packed.bytes, arena: arena.bytes },

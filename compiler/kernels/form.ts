@@ -7,14 +7,15 @@
 import { invariant, UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
-import { type Dim, printShape, printType } from "../ir/tensor-type.ts";
+import { type Dim, maxOf, printShape, printType } from "../ir/tensor-type.ts";
+import { WeightRowsError, weightRows } from "../weights/rows.ts";
 import { type AttentionInputs, matchAttentionInputs } from "./attention-inputs.ts";
 import { kernelName, type Unnamed } from "./name.ts";
 import { planColumns, sortedRows } from "./plan.ts";
 import { applyElementwise, growRegion, type Region, rowElements, type Surroundings, sameRows } from "./region.ts";
 import { findRoute, type Route, routeSteps } from "./route.ts";
 import type { BufferValue, Expr, InputValue, KernelSpec, KvValue, TensorValue } from "./spec.ts";
-import { isWeightExpression, weightNames } from "./weight-expression.ts";
+import { isWeightExpression, printWeights } from "./weight-expression.ts";
 
 /** The kernels of a graph in execution order, and where its named values end up. */
 export interface KernelProgram {
@@ -35,6 +36,9 @@ class Former {
   /** Taps and logits: their values are wanted by name. */
   private readonly named = new Set<Node>();
   private readonly buffers = new Map<Node, BufferValue>();
+  private readonly tensors = new Map<Node, TensorValue>();
+  /** How many tensors are made of the same checkpoint tensors: different parts of them are numbered apart. */
+  private readonly alike = new Map<string, number>();
   private readonly computed = new Set<Node>();
   private readonly attention = new Map<Node, AttentionInputs>();
   private readonly routes = new Map<Node, Route>();
@@ -86,6 +90,7 @@ class Former {
   }
 
   private emit(node: Node): void {
+    if (isWeightExpression(node)) return; // packed, where something reads it
     switch (node.op) {
       case "embedding":
         return this.anchored(node, (r) => ({
@@ -168,7 +173,6 @@ class Former {
       case "silu":
         return this.elementwise(node);
       case "reshape":
-        if (isWeightExpression(node.operands[0])) return this.refuse(node, "weights are read in the shape the checkpoint has");
         if (!sameRows(node.type.shape, node.operands[0].type.shape)) {
           const [from, to] = [node.operands[0], node].map((n) => printShape(n.type.shape));
           return this.refuse(node, `${from} as ${to} are other rows: only the extents after the first may be split or joined`);
@@ -182,8 +186,7 @@ class Former {
       case "kv_cache":
         return;
       case "concat":
-        if (isWeightExpression(node)) return;
-        return this.refuse(node, "only weights are joined, and along axis 0");
+        return this.refuse(node, "only weights are joined");
       case "slice":
       case "rope":
         return this.refuse(node, `no kernel computes a ${node.op} on its own`);
@@ -417,10 +420,23 @@ class Former {
 
   private tensor(node: Node): TensorValue {
     if (!isWeightExpression(node)) return this.refuse(node, "a weight is expected here");
-    const shape = node.type.shape as readonly number[];
-    const cols = shape.at(-1) as number;
-    const rows = shape.slice(0, -1).reduce((a, b) => a * b, 1);
-    return { kind: "tensor", name: weightNames(node).join("+"), dtype: node.type.dtype, rows, cols, node };
+    const known = this.tensors.get(node);
+    if (known) return known;
+    try {
+      weightRows(node);
+    } catch (error) {
+      if (error instanceof WeightRowsError) return this.refuse(error.node, error.message);
+      throw error;
+    }
+    const words = printWeights(node);
+    const alike = (this.alike.get(words) ?? 0) + 1;
+    this.alike.set(words, alike);
+    const cols = maxOf(node.type.shape.at(-1) ?? 1);
+    const rows = node.type.shape.slice(0, -1).reduce<number>((product, d) => product * maxOf(d), 1);
+    const name = alike === 1 ? words : `${words} (${alike})`;
+    const tensor: TensorValue = { kind: "tensor", name, dtype: node.type.dtype, rows, cols, node };
+    this.tensors.set(node, tensor);
+    return tensor;
   }
 
   private input(node: Node): InputValue {

@@ -2,7 +2,7 @@
  * The order in which a kernel takes its values: the one place that says it, for codegen, the planner and the executor's arguments.
  */
 import type { StepArray } from "../../runtime/manifest.ts";
-import type { BufferValue, KernelKind, KernelOf, KernelSpec, Value } from "./spec.ts";
+import type { BufferValue, KernelKind, KernelOf, KernelSpec, TensorValue, Value } from "./spec.ts";
 
 /** What a launch points at: a value, or one of the arrays a step carries. */
 export type KernelArg = { readonly kind: "value"; readonly value: Value } | { readonly kind: "array"; readonly array: StepArray };
@@ -54,3 +54,6 @@ export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
   if (spec.kind === "sample") return [];
   return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
 }
+/** The tensors of weights.bin that a kernel reads, in calling order. */
+export const kernelTensors = (spec: KernelSpec): TensorValue[] =>
+  kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "tensor" ? [arg.value] : []));

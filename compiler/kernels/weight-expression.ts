@@ -1,15 +1,30 @@
 /**
- * Expressions over checkpoint tensors alone, which no kernel computes: the packer writes their value into weights.bin.
+ * Expressions over checkpoint tensors, which no kernel computes: the packer writes their value into weights.bin.
  */
 import type { Node } from "../ir/ops.ts";
 
-/** Whether a node is made of checkpoint tensors alone: a weight, or weights joined along axis 0. */
+/** Whether a node is made of checkpoint tensors and constants alone. Which of these the packer folds says `weights/rows.ts`. */
 export function isWeightExpression(node: Node): boolean {
-  return node.op === "weight" || (node.op === "concat" && node.attrs.axis === 0 && node.operands.every(isWeightExpression));
+  let hasWeights = node.op === "weight";
+  for (const operand of node.operands) {
+    if (operand.op === "constant") continue;
+    if (!isWeightExpression(operand)) return false;
+    hasWeights = true;
+  }
+  return hasWeights;
 }
 
-/** The checkpoint tensors of a weight expression, in order. */
-export function weightNames(node: Node): string[] {
-  if (node.op === "weight") return [node.attrs.name];
-  return node.operands.flatMap((o) => weightNames(o as Node));
+/** Names that are spelt out; of more, the first and their number. */
+const MOST_NAMES = 3;
+
+/** The checkpoint tensors of an expression in a few words: `q+k+v`, `experts.0.gate_proj.weight + 255 more`. */
+export function printWeights(node: Node): string {
+  const names = new Set<string>();
+  const visit = (n: Node): void => {
+    if (n.op === "weight") names.add(n.attrs.name);
+    n.operands.forEach(visit);
+  };
+  visit(node);
+  const [first, ...others] = names;
+  return names.size <= MOST_NAMES ? [...names].join("+") : `${first} + ${others.length} more`;
 }

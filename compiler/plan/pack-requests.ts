@@ -3,18 +3,22 @@
  */
 import { panelTensors, tensorLayout } from "../codegen/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
-import { kernelArgs } from "../kernels/operands.ts";
+import type { Node } from "../ir/ops.ts";
+import { kernelTensors } from "../kernels/operands.ts";
 import type { KernelSpec, TensorValue } from "../kernels/spec.ts";
-import { weightNames } from "../kernels/weight-expression.ts";
 import type { PackRequest } from "../weights/layout.ts";
+import { weightRows } from "../weights/rows.ts";
 import type { WeightDType } from "../weights/source.ts";
 
 /** Every tensor the kernels read, once, in the order of first use. */
 export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
   const panels = panelTensors(kernels);
   const ways = new Map<string, 1 | 2>();
+  const readShares = new Map<string, number>();
   for (const k of kernels) {
-    if (k.kind !== "linear") continue;
+    for (const tensor of kernelTensors(k))
+      readShares.set(tensor.name, Math.max(readShares.get(tensor.name) ?? 0, readShare(k, tensor.node)));
+    if (!("ways" in k)) continue;
     if ((ways.get(k.w.name) ?? k.ways) !== k.ways) {
       throw new UnsupportedError(
         `${k.w.name} is read both as one matrix and as a gate and its up: give one of them its own tensor`,
@@ -23,30 +27,30 @@ export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
     ways.set(k.w.name, k.ways);
   }
   const requests = new Map<string, PackRequest>();
-  for (const value of kernels.flatMap(tensorsOf)) {
+  for (const value of kernels.flatMap(kernelTensors)) {
     if (requests.has(value.name)) continue;
     requests.set(value.name, {
       name: value.name,
-      sources: sourcesOf(value),
+      rows: weightRows(value.node),
       dtype: weightDType(value),
       layout: tensorLayout(value, panels),
       ways: ways.get(value.name) ?? 1,
+      readShare: readShares.get(value.name) as number,
     });
   }
   return [...requests.values()];
 }
 
-const tensorsOf = (spec: KernelSpec): TensorValue[] =>
-  kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "tensor" ? [arg.value] : []));
-
-function sourcesOf(value: TensorValue): PackRequest["sources"] {
-  const shapes = new Map<string, readonly number[]>();
-  const visit = (node: TensorValue["node"]): void => {
-    if (node.op === "weight") shapes.set(node.attrs.name, node.type.shape as readonly number[]);
-    for (const operand of node.operands) visit(operand);
-  };
-  visit(value.node);
-  return weightNames(value.node).map((name) => ({ name, shape: shapes.get(name) ?? [] }));
+/** The part of `tensor` that `kernel` reads for a step of one token: one row of a table, the active experts of a stack. */
+function readShare(kernel: KernelSpec, tensor: Node): number {
+  const shares = kernel.nodes.flatMap((node) => {
+    if (!node.operands.some((o) => o === tensor)) return [];
+    const [first] = tensor.type.shape as readonly number[];
+    if (node.op === "embedding") return [1 / (first as number)];
+    const ids = node.op === "grouped_linear" ? node.operands[2] : node.op === "expert_rows" ? node.operands[1] : null;
+    return [ids ? (ids.type.shape[1] as number) / (first as number) : 1];
+  });
+  return Math.max(...shares, 0);
 }
 
 function weightDType({ dtype, name }: TensorValue): WeightDType {

@@ -7,19 +7,23 @@ import type { TensorEntry } from "../../runtime/manifest.ts";
 import { CompileError, invariant } from "../errors.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
 import { panel16Bytes } from "./panel.ts";
+import type { SourceTensor, WeightRows } from "./rows.ts";
 import { elementsOf, type WeightDType, type WeightSource } from "./source.ts";
 
 /** Tensors and the file itself end on pages, for mapping. */
 export const PAGE_BYTES = 4096;
 
-/** One tensor to write: `sources` joined along axis 0, converted to `dtype`. */
+/** One tensor to write: `rows` of the checkpoint, converted to `dtype`. */
 export interface PackRequest {
   readonly name: string;
-  readonly sources: readonly { readonly name: string; readonly shape: readonly number[] }[];
+  readonly rows: WeightRows;
   readonly dtype: WeightDType;
+  /** `panel16` is for a matrix (ways · n, K) and for a stack of them, (E, ways · n, K), one after another. */
   readonly layout: TensorEntry["layout"];
-  /** Equal parts of axis 0 whose panels alternate (2 for gate and up); 1 for `rows`. */
+  /** Equal parts of a matrix's rows whose panels alternate (2 for gate and up); 1 for `rows`. */
   readonly ways: 1 | 2;
+  /** The part of it that a step of one token reads: a row of an embedding, the active experts of a stack. */
+  readonly readShare: number;
 }
 
 /** A request with its place. */
@@ -34,47 +38,42 @@ export interface WeightsPlan {
   readonly bytes: number;
 }
 
-/**
- * Places the tensors one after another, in the order of `requests`.
- * Throws `CompileError` when the sources of one do not join: extents after the first must match.
- */
+/** Places the tensors one after another, in the order of `requests`. */
 export function planWeights(requests: readonly PackRequest[]): WeightsPlan {
   let offset = 0;
   const tensors = requests.map((request): PlannedTensor => {
-    const shape = joinedShape(request);
-    const { name, dtype, layout, ways } = request;
-    const [rows, k] = shape;
+    const { name, rows, dtype, layout, ways } = request;
+    const { shape } = rows;
     let bytes = elementsOf(shape) * dtypeBytes[dtype];
     if (layout === "panel16") {
-      invariant(
-        shape.length === 2 && rows !== undefined && k !== undefined,
-        `panel16 of ${name} needs a matrix, got (${shape.join(", ")})`,
-      );
-      if (rows % ways !== 0) throw new CompileError(`${name} has ${rows} rows, which do not split into ${ways} equal parts`);
-      bytes = panel16Bytes(dtype, ways, rows / ways, k);
+      const { count, n, k } = panelMatrices(request);
+      bytes = count * panel16Bytes(dtype, ways, n, k);
     } else {
       invariant(ways === 1, `${name} is stored in rows, which have one way`);
     }
-    const entry: TensorEntry = { name, dtype, shape, layout, ways, offset, bytes, sources: request.sources.map((s) => s.name) };
+    const sources = sourcesOf(rows).map((s) => s.name);
+    const entry: TensorEntry = { name, dtype, shape, layout, ways, offset, bytes, sources };
     offset = Math.ceil((offset + bytes) / PAGE_BYTES) * PAGE_BYTES;
     return { request, entry };
   });
   return { tensors, bytes: offset };
 }
 
-function joinedShape({ name, sources }: PackRequest): readonly number[] {
-  const [first] = sources;
-  invariant(first, `${name} has no sources`);
-  if (sources.length === 1) return first.shape;
-  for (const { name: other, shape } of sources) {
-    if (shape.length === 0 || shape.length !== first.shape.length || shape.slice(1).some((n, i) => n !== first.shape[i + 1])) {
-      throw new CompileError(
-        `${name} joins ${first.name} (${first.shape.join(", ")}) and ${other} (${shape.join(", ")}); all extents but the first must match`,
-      );
-    }
-  }
-  return [sources.reduce((sum, s) => sum + (s.shape[0] as number), 0), ...first.shape.slice(1)];
+/** The matrices of a `panel16` tensor: how many, and n output columns a way of K elements in each. */
+export function panelMatrices({ name, rows: { shape }, ways }: PackRequest): { count: number; n: number; k: number } {
+  const [k, total, count = 1] = shape.toReversed();
+  invariant(
+    k !== undefined && total !== undefined && shape.length <= 3,
+    `panel16 of ${name} needs a matrix or a stack of them, got (${shape.join(", ")})`,
+  );
+  if (total % ways !== 0) throw new CompileError(`${name} has ${total} rows, which do not split into ${ways} equal parts`);
+  return { count, n: total / ways, k };
 }
+
+/** The checkpoint tensors of some rows, each once, in the order of first use. */
+const sourcesOf = ({ segments }: WeightRows): SourceTensor[] => [
+  ...new Map(segments.map(({ source }) => [source.name, source])).values(),
+];
 
 /**
  * Throws `CompileError`, naming up to five tensors, when `source` lacks one that the plan reads or has it in another shape.
@@ -82,7 +81,8 @@ function joinedShape({ name, sources }: PackRequest): readonly number[] {
  */
 export function checkSources(plan: WeightsPlan, source: WeightSource, where: string): void {
   const problems: string[] = [];
-  for (const { name, shape } of plan.tensors.flatMap((t) => t.request.sources)) {
+  const wanted = new Map(plan.tensors.flatMap((t) => sourcesOf(t.request.rows)).map((s) => [`${s.name} ${s.shape}`, s]));
+  for (const { name, shape } of wanted.values()) {
     const found = source.find(name);
     if (!found) problems.push(`there is no tensor ${name} (${shape.join(", ")})`);
     else if (found.shape.join() !== shape.join()) {

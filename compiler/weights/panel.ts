@@ -4,6 +4,7 @@
  *
  *   w (ways · n, K) → panel (col / 16) · ways + way holds rows 16 · (col / 16) … + 15 of that way, zeros beyond n
  *   f32, f16: [K][16]     bf16: [Kp / 2][16][2], Kp = K padded to 32 with zeros (32 k = 1024 bytes = one AMX B tile)
+ *   stack (E, ways · n, K) → the panels of matrix 0, then those of 1, …: matrix e begins at byte e · panel16Bytes(dtype, ways, n, K)
  *
  * A panel is built from 16 row-major rows; who reads the rows and who writes the panels is `pack.ts`.
  */
@@ -21,7 +22,7 @@ export const paddedK = (dtype: WeightDType, k: number): number => (dtype === "bf
 /** Bytes of one panel. */
 export const panelBytes = (dtype: WeightDType, k: number): number => paddedK(dtype, k) * LANES * dtypeBytes[dtype];
 
-/** Bytes of a (ways · n, K) weight in panels. */
+/** Bytes of a (ways · n, K) weight in panels: of one, where it is a stack. */
 export const panel16Bytes = (dtype: WeightDType, ways: number, n: number, k: number): number =>
   ways * Math.ceil(n / LANES) * panelBytes(dtype, k);
 

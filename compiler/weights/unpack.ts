@@ -1,5 +1,5 @@
 /**
- * Reads checkpoint tensors back out of an engine's weights.bin: the inverse of packing, for verification.
+ * Reads tensors back out of an engine's weights.bin: the inverse of the layouts, for verification.
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
@@ -10,32 +10,22 @@ import { converter } from "./convert.ts";
 import { LANES, panelBytes, unpackPanel } from "./panel.ts";
 import { elementsOf, type WeightDType } from "./source.ts";
 
-/** The tensors of an engine folder by their checkpoint names; whole tensors in f32, the last one kept. */
+/** The tensors of an engine folder by their names in it. */
 export class PackedWeightsReader {
-  private readonly bySource: ReadonlyMap<string, TensorEntry>;
-  private last: { readonly entry: TensorEntry; readonly values: Float32Array } | null = null;
+  private readonly entries: ReadonlyMap<string, TensorEntry>;
 
-  /** `shapes` are the checkpoint's: a fused tensor knows only the sum of its parts. */
   constructor(
     private readonly folder: string,
     private readonly manifest: Manifest,
-    private readonly shapes: ReadonlyMap<string, readonly number[]>,
   ) {
-    this.bySource = new Map(manifest.weights.tensors.flatMap((t) => t.sources.map((s) => [s, t] as const)));
+    this.entries = new Map(manifest.weights.tensors.map((t) => [t.name, t]));
   }
 
-  /** One checkpoint tensor, row-major. Throws `CompileError` when the engine has none of that name. */
+  /** One tensor in f32, row-major. Throws `CompileError` when the engine has none of that name. */
   read(name: string): Float32Array {
-    const entry = this.bySource.get(name);
+    const entry = this.entries.get(name);
     if (!entry) throw new CompileError(`${this.folder} holds no tensor ${name}: is its config.json of this engine?`);
-    if (this.last?.entry !== entry) this.last = { entry, values: unpackTensor(this.bytesOf(entry), entry) };
-    let begin = 0;
-    for (const source of entry.sources) {
-      const size = entry.sources.length === 1 ? elementsOf(entry.shape) : elementsOf(this.shapes.get(source) ?? []);
-      if (source === name) return this.last.values.slice(begin, begin + size);
-      begin += size;
-    }
-    throw new CompileError(`${this.folder}: tensor ${entry.name} does not hold ${name}`);
+    return unpackTensor(this.bytesOf(entry), entry);
   }
 
   private bytesOf(entry: TensorEntry): Uint8Array {
@@ -55,22 +45,25 @@ export class PackedWeightsReader {
   }
 }
 
-/** A packed tensor's values in f32, row-major, parts one after the other. */
+/** A packed tensor's values in f32, row-major. */
 function unpackTensor(bytes: Uint8Array, entry: TensorEntry): Float32Array {
   const dtype = entry.dtype as WeightDType;
   const count = elementsOf(entry.shape);
   const size = dtypeBytes[dtype];
   let rows = bytes;
   if (entry.layout === "panel16") {
-    const [total, k] = entry.shape as [number, number];
+    const [k, total, matrices = 1] = entry.shape.toReversed() as [number, number, number?];
     const n = total / entry.ways;
     rows = new Uint8Array(count * size);
     const panel = new Uint8Array(LANES * k * size);
-    for (let first = 0, at = 0; first < n; first += LANES) {
-      for (let way = 0; way < entry.ways; way++, at += panelBytes(dtype, k)) {
-        unpackPanel(dtype, k, bytes, at, panel, 0);
-        const lanes = Math.min(LANES, n - first);
-        rows.set(panel.subarray(0, lanes * k * size), (way * n + first) * k * size);
+    let at = 0;
+    for (let matrix = 0; matrix < matrices; matrix++) {
+      for (let first = 0; first < n; first += LANES) {
+        for (let way = 0; way < entry.ways; way++, at += panelBytes(dtype, k)) {
+          unpackPanel(dtype, k, bytes, at, panel, 0);
+          const lanes = Math.min(LANES, n - first);
+          rows.set(panel.subarray(0, lanes * k * size), (matrix * total + way * n + first) * k * size);
+        }
       }
     }
   }

@@ -6,13 +6,13 @@ import { type Architecture, defineArchitecture, type ModelConfig } from "../../c
 import { type CompileRequest, compileEngine } from "../../compiler/compile.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
 import type { Node } from "../../compiler/ir/ops.ts";
+import { kernelTensors } from "../../compiler/kernels/operands.ts";
 import { generate } from "../../compiler/pipeline.ts";
-import { converter } from "../../compiler/weights/convert.ts";
 import { RandomWeights } from "../../compiler/weights/random.ts";
-import { elementsOf } from "../../compiler/weights/source.ts";
 import { PackedWeightsReader } from "../../compiler/weights/unpack.ts";
 import { qwen2 } from "../../models/qwen2.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
+import { expressionValue, weightValues } from "../support/weight-values.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "ingot-compile-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -138,19 +138,19 @@ describe("a compiled engine", () => {
   ] as const)("for %s in %s holds every weight as the checkpoint has it", async (target, dtype) => {
     const r = request(target, dtype);
     const { folder, manifest } = await compiled(r);
+    const reader = new PackedWeightsReader(folder, manifest);
     const specs = r.architecture.weights(r.config);
-    const reader = new PackedWeightsReader(folder, manifest, new Map(specs.map((s) => [s.name, s.shape])));
-    for (const { name, shape, dtype: wanted } of specs) {
-      const count = elementsOf(shape);
-      const [stored, packed, expected] = [2, wanted === "f32" ? 4 : 2, 4].map((size) => new Uint8Array(count * size)) as [
-        Uint8Array,
-        Uint8Array,
-        Uint8Array,
-      ];
-      await r.source.read(name, 0, stored);
-      converter("bf16", wanted as "f32" | "bf16" | "f16")(stored, packed, count);
-      converter(wanted as "f32" | "bf16" | "f16", "f32")(packed, expected, count);
-      expect(reader.read(name), name).toEqual(new Float32Array(expected.buffer));
+    const values = new Map<string, Float32Array>();
+    for (const { name } of specs) values.set(name, await weightValues(r.source, name));
+    const tensors = new Map(
+      generate(r)
+        .kernels.flatMap(kernelTensors)
+        .map((t) => [t.name, t.node]),
+    );
+    expect([...tensors.keys()]).toEqual(manifest.weights.tensors.map((t) => t.name));
+    expect(new Set(manifest.weights.tensors.flatMap((t) => t.sources))).toEqual(new Set(specs.map((s) => s.name)));
+    for (const [name, node] of tensors) {
+      expect(reader.read(name), name).toEqual(expressionValue(node, (weight) => values.get(weight)!));
     }
     expect(() => reader.read("model.nothing")).toThrow(/holds no tensor model\.nothing/);
   });

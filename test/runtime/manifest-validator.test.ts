@@ -82,9 +82,11 @@ describe("a manifest", () => {
     ["weights.tensors.1.shape", [2 ** 31, 2 ** 31, 2 ** 31], "weights.tensors[1].bytes: expected"],
     [
       "weights.tensors.0.shape",
-      [500, 64, 1],
-      "weights.tensors[0]: expected a floating-point matrix for layout panel16, found bf16(500, 64, 1)",
+      [500, 64, 1, 1],
+      "weights.tensors[0]: expected a floating-point matrix, or a stack of them, for layout panel16, found bf16(500, 64, 1, 1)",
     ],
+    ["weights.tensors.2.shape", [3, 40, 24], "weights.tensors[2].bytes: expected 12288, from shape, dtype and ways, found 4096"],
+    ["weights.tensors.2.shape", [2, 39, 24], "weights.tensors[2].ways: expected a divisor of 39 rows, found 2"],
     ["kvCache.blockSize", 24, "kvCache.blockSize: expected a multiple of 16, found 24"],
     ["kvCache.bytesPerBlock", 64, "kvCache.bytesPerBlock: expected at least 4096, found 64"],
     ["kvCache.numLayers", 3, "kvCache.numLayers: expected an index of at most 2, found 3"],

@@ -3,15 +3,14 @@
  */
 import type { Graph } from "../../compiler/ir/graph.ts";
 import { type Interpretation, interpret } from "../../compiler/ir/interpret.ts";
-import { roundTo } from "../../compiler/ir/rounding.ts";
 import { oneSequenceStep, type StepInputs } from "../../compiler/ir/step.ts";
 import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
 import type { KernelProgram } from "../../compiler/kernels/form.ts";
 import { interpretKernels } from "../../compiler/kernels/interpret.ts";
 import type { TensorValue } from "../../compiler/kernels/spec.ts";
-import { weightNames } from "../../compiler/kernels/weight-expression.ts";
 import { expectClose } from "./closeness.ts";
 import { weightsOf } from "./dense-graph.ts";
+import { expressionValue } from "./weight-values.ts";
 
 /** Seventeen tokens: more than one block of 16. */
 export const sampleStep = (): StepInputs =>
@@ -34,10 +33,7 @@ export function kernelEnvironment(
   return {
     binding: step.binding,
     buffers,
-    tensor: (value: TensorValue) => {
-      const parts = weightNames(value.node).map((n) => roundTo(value.dtype, weights.get(n)!));
-      return Float32Array.from(parts.flatMap((p) => [...p]));
-    },
+    tensor: (value: TensorValue) => expressionValue(value.node, (name) => weights.get(name)!),
     input: (name) => step.arrays[name],
     kv: (layer) => caches.get(layer)!,
   };

@@ -12,10 +12,15 @@ import {
 } from "../../../compiler/engine/contents.ts";
 import { assembleManifest, engineName, evaluateRpn, printJson, printManifest } from "../../../compiler/engine/manifest.ts";
 import { CompileError, InternalError } from "../../../compiler/errors.ts";
+import { Graph } from "../../../compiler/ir/graph.ts";
 import { planWeights } from "../../../compiler/weights/layout.ts";
+import { weightRows } from "../../../compiler/weights/rows.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
 import { parseManifest } from "../../../runtime/manifest-validator.ts";
 import { sampleManifest } from "../../runtime/manifest-sample.ts";
+
+const g = new Graph({ maxModelLen: 1, maxNumSeqs: 1, maxNumBatchedTokens: 1, blockSize: 1 });
+const tensor = (name: string, shape: readonly number[]) => g.weight(name, { dtype: "bf16", shape });
 
 let folder: string;
 beforeEach(() => {
@@ -26,28 +31,20 @@ afterEach(() => rmSync(folder, { recursive: true }));
 describe("a manifest", () => {
   it("assembled from parts predicts what a step reads and computes", () => {
     const { format, weights, predicted, ...parts } = sampleManifest();
+    const whole = (name: string, ...shape: number[]) => weightRows(tensor(name, shape));
     const weightsPlan = planWeights([
-      { name: "embed", sources: [{ name: "e", shape: [500, 64] }], dtype: "bf16", layout: "rows", ways: 1 },
-      { name: "head", sources: [{ name: "h", shape: [500, 64] }], dtype: "bf16", layout: "panel16", ways: 1 },
-      { name: "norm", sources: [{ name: "n", shape: [64] }], dtype: "f32", layout: "rows", ways: 1 },
-      {
-        name: "gate_up",
-        sources: [
-          { name: "g", shape: [20, 24] },
-          { name: "u", shape: [20, 24] },
-        ],
-        dtype: "bf16",
-        layout: "panel16",
-        ways: 2,
-      },
+      { name: "embed", rows: whole("e", 500, 64), dtype: "bf16", layout: "rows", ways: 1, readShare: 1 / 500 },
+      { name: "head", rows: whole("h", 500, 64), dtype: "bf16", layout: "panel16", ways: 1, readShare: 1 },
+      { name: "norm", rows: whole("n", 64), dtype: "f32", layout: "rows", ways: 1, readShare: 1 },
+      { name: "gate_up", rows: whole("e", 4, 40, 24), dtype: "bf16", layout: "panel16", ways: 2, readShare: 2 / 4 },
     ]);
     const manifest = assembleManifest({ ...parts, weightsPlan, packed: { bytes: weightsPlan.bytes, sha256: weights.sha256 } });
     expect(manifest.weights.tensors.map((t) => t.name)).toEqual(["embed", "head", "norm", "gate_up"]);
     expect(manifest.predicted).toEqual({
-      weightBytesPerStep: 65536 + 256 + 4096, // not the embedding, of which a step reads single rows
+      weightBytesPerStep: 128 + 65536 + 256 + 2 * 4096, // a row of the embedding, two of four experts
       kvBytesPerToken: (4096 * 2) / 32,
       flopsPerToken: 4096,
-      memoryBytes: { weights: 65536 + 65536 + 4096 + 4096, arena: 114688 },
+      memoryBytes: { weights: 65536 + 65536 + 4096 + 4 * 4096, arena: 114688 },
     });
     expect(parseManifest(printManifest(manifest), "m")).toEqual(manifest);
   });

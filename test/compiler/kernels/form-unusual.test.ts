@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import { Graph } from "../../../compiler/ir/graph.ts";
 import type { Node } from "../../../compiler/ir/ops.ts";
 import { formKernels } from "../../../compiler/kernels/form.ts";
+import { kernelTensors } from "../../../compiler/kernels/operands.ts";
 import { lower } from "../../../compiler/pipeline.ts";
 import { expectSameMeaning } from "../../support/kernel-meaning.ts";
 
@@ -70,6 +71,23 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
 
   test("an embedding of positions", () => {
     same(({ g, x, w }) => g.plus(x, g.embedding(g.input("positions"), w("positions", 64, 32))));
+  });
+
+  test("weights cut, transposed, reshaped and shifted by a constant, parts of one tensor among them", () => {
+    const program = lower(
+      model(({ g, x, w }) => {
+        const pairs = g.reshape(w("pairs", 32, 96), [32, 48, 2]);
+        const part = (start: number) => g.transpose(g.reshape(g.slice(pairs, 2, start, 1), [32, 48]));
+        const up = g.mul(g.silu(g.linear(x, part(0))), g.linear(x, part(1)));
+        const down = g.plus(g.linear(up, w("down", 32, 48)), g.slice(w("biases", 40), 0, 8, 32));
+        const placed = g.plus(down, g.embedding(g.input("positions"), g.slice(w("positions", 66, 32), 0, 2, 64)));
+        return g.rmsNorm(placed, g.plus(w("gain", 32), g.constant(1)), 1e-6);
+      }),
+      f32Target,
+    );
+    expectSameMeaning(program.graph, program);
+    const tensors = program.kernels.flatMap(kernelTensors).map((t) => t.name);
+    expect(tensors).toEqual(["embed", "pairs", "pairs (2)", "down", "biases", "positions", "gain", "norm", "head"]);
   });
 
   test("attention and mlp side by side over one norm", () => {
@@ -148,7 +166,12 @@ describe("graphs that no kernel computes are refused by name:", () => {
     [
       "weights joined side by side",
       ({ g, x, w }) => g.linear(x, g.concat([w("left", 32, 16), w("right", 32, 16)], 1)),
-      /concat at layers\.0 .*: .*axis 0/,
+      /concat at layers\.0 \(kernels\/form-unusual.*: .*only rows are joined/,
+    ],
+    [
+      "weights multiplied",
+      ({ g, x, w }) => g.linear(x, g.mul(w("scaled", 32, 32), g.constant(2))),
+      /mul at layers\.0 .*: mul of checkpoint tensors alone is not folded/,
     ],
     [
       "a view that is not made of the same rows",
