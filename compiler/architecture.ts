@@ -17,6 +17,13 @@ export interface WeightSpec {
   readonly shape: readonly number[];
 }
 
+/** Checkpoint tensors, by how their names begin, that a model knowingly does not read. */
+export interface UnusedTensors {
+  readonly prefix: string;
+  /** A clause for a report: "layer 46 predicts further tokens ahead, which is not done". */
+  readonly why: string;
+}
+
 export interface Architecture<C extends ModelConfig = ModelConfig> {
   /** As `architectures` of config.json says it: "Qwen3ForCausalLM". */
   readonly name: string;
@@ -26,6 +33,8 @@ export interface Architecture<C extends ModelConfig = ModelConfig> {
   build(config: C, g: Graph): void;
   /** Every tensor the built graph reads, in the order of its first use. */
   weights(config: C): readonly WeightSpec[];
+  /** What published checkpoints hold beyond `weights`. Absent: nothing that is known. */
+  unusedTensors?(config: C): readonly UnusedTensors[];
 }
 
 /** What the author of an architecture writes; the rest follows from the graph. */
@@ -33,11 +42,12 @@ export interface ArchitectureDefinition<C extends ModelConfig> {
   readonly name: string;
   readonly readConfig: (json: unknown) => Omit<C, "architecture" | "numParameters">;
   readonly build: (config: C, g: Graph) => void;
+  readonly unusedTensors?: (config: C) => readonly UnusedTensors[];
 }
 
 /** Completes an architecture: its weights and its number of parameters are read off the graph it builds. */
 export function defineArchitecture<C extends ModelConfig>(definition: ArchitectureDefinition<C>): Architecture<C> {
-  const { name, build } = definition;
+  const { name, build, unusedTensors } = definition;
   const weights = (config: C): readonly WeightSpec[] => {
     const g = new Graph({ maxModelLen: 1, maxNumSeqs: 1, maxNumBatchedTokens: 1, blockSize: 1 });
     build(config, g);
@@ -50,6 +60,7 @@ export function defineArchitecture<C extends ModelConfig>(definition: Architectu
     name,
     build,
     weights,
+    ...(unusedTensors ? { unusedTensors } : {}),
     readConfig(json) {
       const config = { ...definition.readConfig(json), architecture: name, numParameters: 0 } as C;
       const sizes = weights(config).map(({ shape }) => shape.reduce((a, b) => a * b, 1));

@@ -21,6 +21,7 @@ import { type Dump, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
 import type { WeightSource } from "./weights/source.ts";
+import { type UnusedTensor, unusedTensors } from "./weights/unused.ts";
 
 /** What to compile and for what. */
 export interface CompileRequest extends GenerateRequest {
@@ -46,6 +47,8 @@ export interface CompileReport {
   readonly upToDate: boolean;
   readonly kernels: number;
   readonly weightBytes: number;
+  /** What the checkpoint holds beyond that. */
+  readonly unusedTensors: readonly UnusedTensor[];
   readonly seconds: { readonly generate: number; readonly pack: number; readonly build: number };
 }
 
@@ -74,12 +77,16 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
   };
   if (await isUpToDate(folder, { name, target: request.target, provenance }, events)) {
     if (events.dump) generate(request, events.dump); // who asks for the dumps of an engine that is there gets them
-    return { folder, upToDate: true, kernels: 0, weightBytes: 0, seconds: { generate: 0, pack: 0, build: 0 } };
+    return { folder, upToDate: true, kernels: 0, weightBytes: 0, unusedTensors: [], seconds: { generate: 0, pack: 0, build: 0 } };
   }
 
   const start = performance.now();
   const { dialect, emitted, arena, kvCache, weights: plan, program } = generate(request, events.dump);
   checkSources(plan, request.source, request.modelFolder ?? name);
+  const unused = await unusedTensors(request.source, plan, {
+    prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
+    tieWordEmbeddings: request.config.tieWordEmbeddings,
+  });
   await ensureSpace(folder, plan.bytes + 2 ** 24);
   const seconds = { generate: since(start), pack: 0, build: 0 };
 
@@ -119,7 +126,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     await writePackage(temporary, manifest);
     await writeManifest(temporary, manifest);
   });
-  return { folder, upToDate: false, kernels: emitted.texts.length, weightBytes: plan.bytes, seconds };
+  return { folder, upToDate: false, kernels: emitted.texts.length, weightBytes: plan.bytes, unusedTensors: unused, seconds };
 }
 
 /** An engine says which config.json it was made from, so that it can be verified without the model: the folder's, unless it differs. */

@@ -85,7 +85,7 @@ export interface TensorEntry {
   readonly ways: 1 | 2;
   readonly offset: number;
   readonly bytes: number;
-  /** Checkpoint tensors it was made from, each once, in the order of first use. */
+  /** Checkpoint tensors it was made from, each once, in the order of first use; `experts.{0..127}.up_proj.weight` stands for many. */
   readonly sources: readonly string[];
 }
 

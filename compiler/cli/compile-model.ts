@@ -16,14 +16,17 @@ import { FileHashes } from "../weights/file-hashes.ts";
 import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
 import type { WeightDType } from "../weights/source.ts";
+import type { UnusedTensor } from "../weights/unused.ts";
 import { compilerBuild } from "./build-id.ts";
 import { UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
 import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags } from "./options.ts";
 import { engineCache, hashCache, kernelCache } from "./places.ts";
-import { progress, withProgress } from "./progress.ts";
+import { formatBytes, progress, withProgress } from "./progress.ts";
 
+/** Unused tensors that are named. */
+const MOST_NAMES = 5;
 const DTYPES = ["float32", "bfloat16", "float16"] as const;
 
 /** How a compile goes about it. */
@@ -84,10 +87,7 @@ export async function compileModel(
         onBuild: building.update,
         dump: dumper(process.env.DUMP),
       });
-      if (!report.upToDate) {
-        const unused = weights.unused(architecture.weights(config).map((w) => w.name));
-        if (unused !== null) say(unused);
-      }
+      for (const note of unusedNotes(report.unusedTensors)) say(note);
       return { ...report, target };
     } finally {
       checking.stop();
@@ -158,7 +158,7 @@ async function openWeights(
   if (flags.weights === "random") {
     const shapes = new Map(specs.map((s) => [s.name, s.shape]));
     const random = new RandomWeights(flags.weightsSeed, computeDType(config.dtype) as WeightDType, shapes);
-    return { source: random, checkpoint: `random:${flags.weightsSeed}`, unused: () => null, close: () => {} };
+    return { source: random, checkpoint: `random:${flags.weightsSeed}`, close: () => {} };
   }
   const { folder } = source as { folder: string };
   const checkpoint = openCheckpoint(folder);
@@ -174,17 +174,26 @@ async function openWeights(
   return {
     source: checkpoint,
     checkpoint: hash,
-    /** Says which tensors are none of `used`; null when all are. */
-    unused(used: readonly string[]): string | null {
-      const known = new Set(used);
-      const unused = checkpoint.names.filter((n) => !known.has(n));
-      if (unused.length === 0) return null;
-      const bytes = unused.reduce((sum, n) => sum + checkpoint.tensor(n).bytes, 0);
-      const some = `${unused.slice(0, 5).join(", ")}${unused.length > 5 ? ", …" : ""}`;
-      return `${unused.length} tensors of the checkpoint (${bytes} bytes) are not used: ${some}`;
-    },
     close: () => checkpoint.close(),
   };
+}
+
+/** What a person should know of tensors that nothing reads: a sentence for each reason, the unknown one first. */
+function unusedNotes(unused: readonly UnusedTensor[]): string[] {
+  const groups = new Map<string | null, UnusedTensor[]>([[null, []]]);
+  for (const tensor of unused) {
+    const group = groups.get(tensor.why);
+    if (group) group.push(tensor);
+    else groups.set(tensor.why, [tensor]);
+  }
+  return [...groups].flatMap(([why, tensors]) => {
+    if (tensors.length === 0) return [];
+    const bytes = formatBytes(tensors.reduce((sum, t) => sum + t.bytes, 0));
+    const [count, are] = tensors.length === 1 ? ["1 tensor", "is"] : [`${tensors.length} tensors`, "are"];
+    const names = tensors.slice(0, MOST_NAMES).map((t) => t.name);
+    const some = `${names.join(", ")}${tensors.length > MOST_NAMES ? ", …" : ""}`;
+    return [`${count} of the checkpoint (${bytes}) ${are} not used${why === null ? "" : ` (${why})`}: ${some}`];
+  });
 }
 
 /** A folder for each different engine, named so that a person knows which is which. */

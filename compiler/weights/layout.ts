@@ -51,7 +51,7 @@ export function planWeights(requests: readonly PackRequest[]): WeightsPlan {
     } else {
       invariant(ways === 1, `${name} is stored in rows, which have one way`);
     }
-    const sources = sourcesOf(rows).map((s) => s.name);
+    const sources = printNames(sourcesOf(rows).map((s) => s.name));
     const entry: TensorEntry = { name, dtype, shape, layout, ways, offset, bytes, sources };
     offset = Math.ceil((offset + bytes) / PAGE_BYTES) * PAGE_BYTES;
     return { request, entry };
@@ -74,6 +74,26 @@ export function panelMatrices({ name, rows: { shape }, ways }: PackRequest): { c
 const sourcesOf = ({ segments }: WeightRows): SourceTensor[] => [
   ...new Map(segments.map(({ source }) => [source.name, source])).values(),
 ];
+
+/** Names that differ only in their last number, which counts up by one, as one: `experts.{0..127}.up_proj.weight`. */
+export function printNames(names: readonly string[]): string[] {
+  const ranges: { last: number; readonly print: () => string }[] = [];
+  const open = new Map<string, (typeof ranges)[number]>();
+  for (const name of names) {
+    const [, before = name, digits = "", after = ""] = /^(.*?)(0|[1-9]\d*)(\D*)$/.exec(name) ?? [];
+    const first = Number(digits);
+    const key = `${before}{}${after}`;
+    const range = open.get(key);
+    if (range?.last === first - 1) {
+      range.last = first;
+      continue;
+    }
+    const fresh = { last: first, print: () => (fresh.last === first ? name : `${before}{${first}..${fresh.last}}${after}`) };
+    open.set(key, fresh);
+    ranges.push(fresh);
+  }
+  return ranges.map((range) => range.print());
+}
 
 /**
  * Throws `CompileError`, naming up to five tensors, when `source` lacks one that the plan reads or has it in another shape.

@@ -8,7 +8,7 @@ import { createHash } from "node:crypto";
 import { CompileError } from "../errors.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
 import { converter } from "./convert.ts";
-import type { WeightDType, WeightInfo, WeightSource } from "./source.ts";
+import { elementsOf, type StoredSize, type WeightDType, type WeightInfo, type WeightSource } from "./source.ts";
 
 const STANDARD_DEVIATION = 0.02;
 const QUANTILES = 65536;
@@ -28,6 +28,11 @@ export class RandomWeights implements WeightSource {
     if (!Number.isSafeInteger(seed) || seed < 0) throw new CompileError(`the seed is ${seed}; expected a whole number from 0`);
     this.centered = quantileBits(0, dtype);
     this.gains = quantileBits(1, dtype);
+  }
+
+  list(): readonly StoredSize[] {
+    const names = [...this.shapes.keys()].sort();
+    return names.map((name) => ({ name, bytes: elementsOf(this.shapes.get(name) ?? []) * dtypeBytes[this.dtype] }));
   }
 
   find(name: string): WeightInfo | undefined {

@@ -26,7 +26,7 @@ import {
   SAFETENSORS_BYTES,
   type StoredTensor,
 } from "./safetensors-header.ts";
-import { elementsOf, type WeightDType, type WeightInfo, type WeightSource } from "./source.ts";
+import { elementsOf, type StoredSize, type WeightDType, type WeightInfo, type WeightSource } from "./source.ts";
 
 const SINGLE = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
@@ -84,9 +84,8 @@ export class Checkpoint implements WeightSource {
     }
   }
 
-  /** Names of all tensors, sorted. */
-  get names(): readonly string[] {
-    return [...this.tensors.keys()].sort();
+  list(): readonly StoredSize[] {
+    return [...this.tensors.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /** Bytes of all files. */
@@ -99,7 +98,7 @@ export class Checkpoint implements WeightSource {
     const tensor = this.tensors.get(name);
     if (tensor) return tensor;
     const last = name.split(".").slice(-2).join(".");
-    const alike = this.names.filter((n) => n.endsWith(last)).slice(0, 3);
+    const alike = [...this.tensors.keys()].filter((n) => n.endsWith(last)).slice(0, 3);
     throw new CompileError(
       `${this.folder}: there is no tensor ${name} among ${this.tensors.size}` +
         `${alike.length > 0 ? ` (there is ${alike.join(", ")})` : ""}; is config.json of this checkpoint?`,
@@ -137,11 +136,6 @@ export class Checkpoint implements WeightSource {
       }
       done += bytesRead;
     }
-  }
-
-  /** Names of tensors that are not in `used`, sorted: what a model left out. */
-  unused(used: ReadonlySet<string>): string[] {
-    return this.names.filter((name) => !used.has(name));
   }
 
   /**

@@ -12,8 +12,16 @@ export interface WeightInfo {
   readonly shape: readonly number[];
 }
 
+/** How much a tensor takes where it is stored. */
+export interface StoredSize {
+  readonly name: string;
+  readonly bytes: number;
+}
+
 /** Implemented by `Checkpoint` and by `RandomWeights`. */
 export interface WeightSource {
+  /** Every tensor, whatever it is stored in, in the order of names. */
+  list(): readonly StoredSize[];
   /** Undefined when there is no such tensor; throws `UnsupportedError` when it is not stored in a `WeightDType`. */
   find(name: string): WeightInfo | undefined;
   /**

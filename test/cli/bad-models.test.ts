@@ -156,8 +156,9 @@ describe("tensors that nothing reads", () => {
       },
       data: (data) => Buffer.concat([data, Buffer.alloc(16)]),
     });
-    const { code, stderr } = await run(["compile", model, "-o", join(scratch, "extra-engine"), "--no-build"]);
-    expect(stderr).toContain("1 tensors of the checkpoint (16 bytes) are not used: model.extra.weight");
+    const { code, stdout, stderr } = await run(["compile", model, "-o", join(scratch, "extra-engine"), "--no-build", "--json"]);
+    expect(stderr).toContain("1 tensor of the checkpoint (16 B) is not used: model.extra.weight");
+    expect(JSON.parse(stdout)).toMatchObject({ unusedTensors: [{ name: "model.extra.weight", bytes: 16, why: null }] });
     expect(code).toBe(0);
   });
 });

@@ -7,7 +7,7 @@ import { CompileError } from "../../../compiler/errors.ts";
 import { Graph } from "../../../compiler/ir/graph.ts";
 import type { Node } from "../../../compiler/ir/ops.ts";
 import { converter } from "../../../compiler/weights/convert.ts";
-import { checkSources, type PackRequest, type PlannedTensor, planWeights } from "../../../compiler/weights/layout.ts";
+import { checkSources, type PackRequest, type PlannedTensor, planWeights, printNames } from "../../../compiler/weights/layout.ts";
 import { packWeights, streamWeights } from "../../../compiler/weights/pack.ts";
 import { LANES, paddedK, panel16Bytes, panelBytes, unpackPanel } from "../../../compiler/weights/panel.ts";
 import { RandomWeights } from "../../../compiler/weights/random.ts";
@@ -255,7 +255,7 @@ describe("packed weights", () => {
       expect(Buffer.compare(rows, await valueBytes(requests[i]![1], source)), tensor.entry.name).toBe(0);
     }
     expect(plan.tensors[0]!.entry).toMatchObject({ shape: [experts, 2 * I, K], bytes: experts * panel16Bytes("bf16", 2, I, K) });
-    expect(plan.tensors[0]!.entry.sources).toHaveLength(2 * experts);
+    expect(plan.tensors[0]!.entry.sources).toEqual(["{0..4}.gate", "{0..4}.up"]);
   });
 
   it("of a transposed matrix larger than a window are read from the checkpoint once", async () => {
@@ -263,7 +263,7 @@ describe("packed weights", () => {
     const source = randomSource("f32", shapes);
     let read = 0;
     const counting: WeightSource = {
-      ...source,
+      list: () => source.list(),
       find: (name) => source.find(name),
       read: (name, begin, into) => {
         read += into.length;
@@ -299,6 +299,7 @@ describe("packed weights", () => {
   it("leave nothing behind when reading fails midway, and no promise unhandled", async () => {
     const good = randomSource("bf16", { a: [5000, 2000] });
     const source: WeightSource = {
+      list: () => good.list(),
       find: (name) => good.find(name),
       read: async (name, begin, into) => {
         if (begin > 2_000_000) throw new CompileError("the disk was pulled out");
@@ -326,6 +327,17 @@ describe("packed weights", () => {
 });
 
 describe("a plan of weights", () => {
+  it("names many sources in few words", () => {
+    expect(printNames(["layers.1.q", "layers.1.k", "layers.1.v"])).toEqual(["layers.1.q", "layers.1.k", "layers.1.v"]);
+    expect(printNames(["7.a.8", "7.b.8", "7.a.9", "7.b.9", "7.a.10", "7.b.12", "norm"])).toEqual([
+      "7.a.{8..10}",
+      "7.b.{8..9}",
+      "7.b.12",
+      "norm",
+    ]);
+    expect(printNames(["e.08", "e.09", "e.10", "e.0"])).toEqual(["e.0{8..9}", "e.10", "e.0"]);
+  });
+
   it("refuses rows that do not split into ways", () => {
     expect(() => planWeights([request("f32", "panel16", 2, { a: [5, 8] })])).toThrow(
       "a has 5 rows, which do not split into 2 equal parts",
