@@ -61,12 +61,10 @@ export interface FamilyDefaults {
 
 /** The facts common to all families. Throws `CompileError` for numbers that do not fit together, `UnsupportedError` for what is not done. */
 export function readModelFacts(
-  fields: CommonFields,
+  fields: Omit<CommonFields, "hidden_act"> & { hidden_act?: string },
   defaults: FamilyDefaults,
 ): Omit<ModelConfig, "architecture" | "numParameters"> & { readonly rmsNormEps: number } {
-  if (fields.hidden_act !== "silu") {
-    throw new UnsupportedError(`config.json: hidden_act: expected "silu"; found ${describe(fields.hidden_act)}`);
-  }
+  if (fields.hidden_act !== undefined) requireActivation("hidden_act", fields.hidden_act, "silu");
   if (fields.quantization_config) {
     const method = describe(fields.quantization_config.quant_method);
     throw new UnsupportedError(
@@ -105,7 +103,14 @@ export function readModelFacts(
   };
 }
 
-function readDType(fields: CommonFields): ModelConfig["dtype"] {
+/** Throws `UnsupportedError` unless a family's activation is the one it has always had. */
+export function requireActivation(field: string, found: string, expected: string): void {
+  if (found !== expected) {
+    throw new UnsupportedError(`config.json: ${field}: expected ${describe(expected)}; found ${describe(found)}`);
+  }
+}
+
+function readDType(fields: Pick<CommonFields, "dtype" | "torch_dtype">): ModelConfig["dtype"] {
   const found = fields.dtype ?? fields.torch_dtype ?? "float32";
   const dtype = found.replace(/^torch\./, "");
   if (dtype === "float32" || dtype === "float16" || dtype === "bfloat16") return dtype;

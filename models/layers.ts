@@ -15,22 +15,46 @@ export interface Naming {
   readonly dtype: DType;
 }
 
-const tensorName = (g: Graph, naming: Naming, leaf: string): string => `${naming.prefix}${g.path}.${leaf}`;
+/** A matrix `<path>.<leaf>` in the compute dtype. */
+export function matrix(g: Graph, leaf: string, shape: readonly number[], naming: Naming): Node {
+  return g.weight(tensorName(g, naming, leaf), { dtype: naming.dtype, shape });
+}
+
+/** A vector `<path>.<leaf>` in f32. */
+export function vector(g: Graph, leaf: string, size: number, naming: Naming): Node {
+  return g.weight(tensorName(g, naming, leaf), { dtype: "f32", shape: [size] });
+}
+
+const tensorName = (g: Graph, naming: Naming, leaf: string): string => [`${naming.prefix}${g.path}`, leaf].join(".");
 
 /** x (…, k) · wᵀ (+ bias): (…, n). Tensors `<path>.<name>.weight` (n, k) and, with a bias, `<path>.<name>.bias` (n). */
 export function linear(g: Graph, x: Node, name: string, n: number, naming: Naming, options: { bias?: boolean } = {}): Node {
   return g.scope(name, () => {
-    const k = x.type.shape.at(-1) as number;
-    const y = g.linear(x, g.weight(tensorName(g, naming, "weight"), { dtype: naming.dtype, shape: [n, k] }));
-    return options.bias ? g.plus(y, g.weight(tensorName(g, naming, "bias"), { dtype: "f32", shape: [n] })) : y;
+    const y = g.linear(x, matrix(g, "weight", [n, lastExtent(x)], naming));
+    return options.bias ? g.plus(y, vector(g, "bias", n, naming)) : y;
   });
 }
 
-/** x / rms(x) · gain over the last axis. Tensor `<path>.<name>.weight`. */
-export function rmsNorm(g: Graph, x: Node, name: string, eps: number, naming: Naming): Node {
+/** x / rms(x) · gain over the last axis. Tensor `<path>.<name>.weight`, which holds gain − 1 where it is zero-centered. */
+export function rmsNorm(
+  g: Graph,
+  x: Node,
+  name: string,
+  eps: number,
+  naming: Naming,
+  options: { zeroCentered?: boolean } = {},
+): Node {
   return g.scope(name, () => {
-    const size = x.type.shape.at(-1) as number;
-    return g.rmsNorm(x, g.weight(tensorName(g, naming, "weight"), { dtype: "f32", shape: [size] }), eps);
+    const weight = vector(g, "weight", lastExtent(x), naming);
+    return g.rmsNorm(x, options.zeroCentered ? g.plus(weight, g.constant(1)) : weight, eps);
+  });
+}
+
+/** (x − mean x) / deviation of x · gain + bias over the last axis. Tensors `<path>.<name>.weight` and `.bias`. */
+export function layerNorm(g: Graph, x: Node, name: string, eps: number, naming: Naming): Node {
+  return g.scope(name, () => {
+    const size = lastExtent(x);
+    return g.layerNorm(x, vector(g, "weight", size, naming), vector(g, "bias", size, naming), eps);
   });
 }
 
@@ -43,36 +67,72 @@ export interface AttentionOptions {
   readonly qkvBias: boolean;
   readonly outputBias: boolean;
   /** RMS norm of each head of q and k before rotation, or null. */
-  readonly qkNorm: { readonly eps: number } | null;
-  readonly rope: { readonly angles: Node; readonly style: RopeStyle };
+  readonly qkNorm: { readonly eps: number; readonly zeroCentered?: boolean } | null;
+  /** Null leaves q and k as they are. */
+  readonly rope: { readonly angles: Node; readonly style: RopeStyle } | null;
   /** Tokens a position sees, itself included; null sees all before it. */
   readonly window: number | null;
+  /** What scores are multiplied with; 1 / √headDim unless given. */
+  readonly scale?: number;
+  /** Each head has a score of its own that takes part in its softmax: tensor `self_attn.sinks`. */
+  readonly sinks?: boolean;
+  /** One matrix `qkv_proj` instead of three. */
+  readonly fusedQkv?: boolean;
+  /** Module of the output projection; `o_proj` unless given. */
+  readonly outputName?: string;
 }
 
-/** Grouped-query attention with rotary positions: x (T, hidden) → (T, hidden). */
+/** Grouped-query attention: x (T, hidden) → (T, hidden). */
 export function attention(g: Graph, x: Node, options: AttentionOptions, naming: Naming): Node {
-  const { numHeads, numKvHeads, headDim, qkNorm, rope, window } = options;
-  const hiddenSize = x.type.shape.at(-1) as number;
-  const heads = (name: string, count: number) =>
-    g.reshape(linear(g, x, `${name}_proj`, count * headDim, naming, { bias: options.qkvBias }), [g.T, count, headDim]);
-  const normed = (y: Node, name: string) => (qkNorm ? rmsNorm(g, y, `${name}_norm`, qkNorm.eps, naming) : y);
+  const { numHeads, numKvHeads, headDim, qkNorm, rope, window, scale = headDim ** -0.5 } = options;
+  const normed = (y: Node, name: string) => (qkNorm ? rmsNorm(g, y, `${name}_norm`, qkNorm.eps, naming, qkNorm) : y);
+  const turned = (y: Node) => (rope ? g.rope(y, rope.angles, rope.style) : y);
   return g.scope("self_attn", () => {
-    const q = g.rope(normed(heads("q", numHeads), "q"), rope.angles, rope.style); // (T, numHeads, headDim)
-    const k = g.rope(normed(heads("k", numKvHeads), "k"), rope.angles, rope.style); // (T, numKvHeads, headDim)
-    const v = heads("v", numKvHeads);
-    const kv = g.storeKv(g.kvCache(options.layer, naming.dtype, numKvHeads, headDim), k, v);
-    const mixed = g.pagedAttention(q, kv, headDim ** -0.5, window);
-    const joined = g.reshape(mixed, [g.T, numHeads * headDim]);
-    return linear(g, joined, "o_proj", hiddenSize, naming, { bias: options.outputBias });
+    const heads = projectedHeads(g, x, options, naming);
+    const q = turned(normed(heads.q, "q")); // (T, numHeads, headDim)
+    const k = turned(normed(heads.k, "k")); // (T, numKvHeads, headDim)
+    const kv = g.storeKv(g.kvCache(options.layer, naming.dtype, numKvHeads, headDim), k, heads.v);
+    const sinks = options.sinks ? vector(g, "sinks", numHeads, naming) : undefined;
+    const joined = g.reshape(g.pagedAttention(q, kv, scale, window, sinks), [g.T, numHeads * headDim]);
+    return linear(g, joined, options.outputName ?? "o_proj", lastExtent(x), naming, { bias: options.outputBias });
   });
 }
 
-/** down(silu(gate(x)) · up(x)): x (T, hidden) → (T, hidden). */
-export function swigluMlp(g: Graph, x: Node, options: { intermediateSize: number; bias: boolean }, naming: Naming): Node {
-  const { intermediateSize, bias } = options;
-  return g.scope("mlp", () => {
-    const gate = linear(g, x, "gate_proj", intermediateSize, naming, { bias });
-    const up = linear(g, x, "up_proj", intermediateSize, naming, { bias });
-    return linear(g, g.mul(g.silu(gate), up), "down_proj", x.type.shape.at(-1) as number, naming, { bias });
+/** x (T, hidden) → q (T, numHeads, headDim), k and v (T, numKvHeads, headDim). */
+function projectedHeads(g: Graph, x: Node, options: AttentionOptions, naming: Naming): Record<"q" | "k" | "v", Node> {
+  const { numHeads, numKvHeads, headDim, qkvBias: bias } = options;
+  const asHeads = (y: Node, count: number) => g.reshape(y, [g.T, count, headDim]);
+  if (options.fusedQkv) {
+    const rows = (numHeads + 2 * numKvHeads) * headDim;
+    const qkv = linear(g, x, "qkv_proj", rows, naming, { bias });
+    const part = (firstHead: number, count: number) => asHeads(g.slice(qkv, 1, firstHead * headDim, count * headDim), count);
+    return { q: part(0, numHeads), k: part(numHeads, numKvHeads), v: part(numHeads + numKvHeads, numKvHeads) };
+  }
+  const heads = (name: string, count: number) => asHeads(linear(g, x, name, count * headDim, naming, { bias }), count);
+  return { q: heads("q_proj", numHeads), k: heads("k_proj", numKvHeads), v: heads("v_proj", numKvHeads) };
+}
+
+export interface MlpOptions {
+  /** Module it stands in; `mlp` unless given. */
+  readonly name?: string;
+  readonly intermediateSize: number;
+  readonly bias: boolean;
+  /** Of the gate; `silu`, which makes it SwiGLU, unless given. */
+  readonly activation?: "silu" | "gelu_tanh";
+  /** One matrix `gate_up_proj` instead of two. */
+  readonly fusedGateUp?: boolean;
+}
+
+/** down(activation(gate(x)) · up(x)): x (T, hidden) → (T, hidden). */
+export function gatedMlp(g: Graph, x: Node, options: MlpOptions, naming: Naming): Node {
+  const { name = "mlp", intermediateSize: size, bias, activation = "silu" } = options;
+  return g.scope(name, () => {
+    const both = options.fusedGateUp ? linear(g, x, "gate_up_proj", 2 * size, naming, { bias }) : null;
+    const gate = both ? g.slice(both, 1, 0, size) : linear(g, x, "gate_proj", size, naming, { bias });
+    const up = both ? g.slice(both, 1, size, size) : linear(g, x, "up_proj", size, naming, { bias });
+    const gated = g.mul(activation === "silu" ? g.silu(gate) : g.geluTanh(gate), up);
+    return linear(g, gated, "down_proj", lastExtent(x), naming, { bias });
   });
 }
+
+const lastExtent = (x: Node): number => x.type.shape.at(-1) as number;

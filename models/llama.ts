@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { defineArchitecture } from "../compiler/architecture.ts";
 import { commonFields, readFields, readModelFacts } from "./config.ts";
-import { buildDecoder, type DecoderConfig } from "./decoder.ts";
+import { buildDecoder, type DecoderConfig, type DecoderLayer } from "./decoder.ts";
 import { reachablePositions, readRope } from "./rope.ts";
 
 const fields = z.object({
@@ -25,15 +25,14 @@ export const llama = defineArchitecture<DecoderConfig>({
       eosTokenIds: [2],
     });
     const rope = readRope(json, facts.headDim, "half");
+    const mlp = { kind: "dense", intermediateSize: facts.intermediateSize, bias: read.mlp_bias } as const;
     return {
       ...facts,
       maxPositionEmbeddings: reachablePositions(rope, facts.maxPositionEmbeddings),
-      rope,
+      layers: new Array<DecoderLayer>(facts.numLayers).fill({ rope, window: null, mlp }),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      mlpBias: read.mlp_bias,
       qkNorm: false,
-      windows: new Array(facts.numLayers).fill(null),
     };
   },
   build: buildDecoder,

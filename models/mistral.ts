@@ -4,17 +4,13 @@
 import { z } from "zod";
 import { defineArchitecture } from "../compiler/architecture.ts";
 import { commonFields, readFields, readModelFacts } from "./config.ts";
-import { buildDecoder, type DecoderConfig } from "./decoder.ts";
+import { buildDecoder, type DecoderConfig, type DecoderLayer } from "./decoder.ts";
 import { reachablePositions, readRope } from "./rope.ts";
+import { windowSize } from "./windows.ts";
 
 const fields = z.object({
   ...commonFields,
-  sliding_window: z
-    .int()
-    .min(1)
-    .max(2 ** 26)
-    .nullable()
-    .default(4096),
+  sliding_window: windowSize.nullable().default(4096),
 });
 
 export const mistral = defineArchitecture<DecoderConfig>({
@@ -29,15 +25,14 @@ export const mistral = defineArchitecture<DecoderConfig>({
       eosTokenIds: [2],
     });
     const rope = readRope(json, facts.headDim, "half");
+    const mlp = { kind: "dense", intermediateSize: facts.intermediateSize, bias: false } as const;
     return {
       ...facts,
       maxPositionEmbeddings: reachablePositions(rope, facts.maxPositionEmbeddings),
-      rope,
+      layers: new Array<DecoderLayer>(facts.numLayers).fill({ rope, window: read.sliding_window, mlp }),
       qkvBias: false,
       outputBias: false,
-      mlpBias: false,
       qkNorm: false,
-      windows: new Array(facts.numLayers).fill(read.sliding_window),
     };
   },
   build: buildDecoder,

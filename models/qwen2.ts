@@ -22,15 +22,14 @@ export const qwen2 = defineArchitecture<DecoderConfig>({
       eosTokenIds: [],
     });
     const rope = readRope(json, facts.headDim, "half");
+    const mlp = { kind: "dense", intermediateSize: facts.intermediateSize, bias: false } as const;
     return {
       ...facts,
       maxPositionEmbeddings: reachablePositions(rope, facts.maxPositionEmbeddings),
-      rope,
+      layers: readWindows(read, facts.numLayers).map((window) => ({ rope, window, mlp })),
       qkvBias: true,
       outputBias: false,
-      mlpBias: false,
       qkNorm: false,
-      windows: readWindows(read, facts.numLayers),
     };
   },
   build: buildDecoder,

@@ -22,15 +22,14 @@ export const qwen3 = defineArchitecture<DecoderConfig>({
       eosTokenIds: [],
     });
     const rope = readRope(json, facts.headDim, "half");
+    const mlp = { kind: "dense", intermediateSize: facts.intermediateSize, bias: false } as const;
     return {
       ...facts,
       maxPositionEmbeddings: reachablePositions(rope, facts.maxPositionEmbeddings),
-      rope,
+      layers: readWindows(read, facts.numLayers).map((window) => ({ rope, window, mlp })),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      mlpBias: false,
       qkNorm: true,
-      windows: readWindows(read, facts.numLayers),
     };
   },
   build: buildDecoder,

@@ -5,13 +5,17 @@ import { z } from "zod";
 import type { Architecture } from "../compiler/architecture.ts";
 import { CompileError, UnsupportedError } from "../compiler/errors.ts";
 import { describe, readFields } from "./config.ts";
+import { glm4Moe } from "./glm4-moe.ts";
+import { gptOss } from "./gpt-oss.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
 import { qwen2 } from "./qwen2.ts";
+import { qwen2Moe } from "./qwen2-moe.ts";
 import { qwen3 } from "./qwen3.ts";
+import { qwen3Moe } from "./qwen3-moe.ts";
 
 /** Every architecture this version compiles. */
-export const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3];
+export const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, qwen2Moe, qwen3Moe, glm4Moe, gptOss];
 
 /**
  * The architecture a config.json names. Throws `UnsupportedError` listing the known ones when it is none of them.

@@ -182,6 +182,11 @@ export class Graph {
     }
   }
 
+  /** Runs `body`; nodes it makes have one origin, the line that calls this: reading a stack costs more than building a node. */
+  sameOrigin<R>(body: () => R): R {
+    return this.withOrigins(this.inherited ?? [originHere(this.path)], body);
+  }
+
   // One method an op
 
   input(name: InputName): NodeOf<"input"> {

@@ -1,11 +1,12 @@
 import { describe, expect, it } from "vitest";
+import type { DecoderConfig } from "../../models/decoder.ts";
 import { llama } from "../../models/llama.ts";
 import { mistral } from "../../models/mistral.ts";
 import { PRESET_NAMES, presetConfig } from "../../models/presets.ts";
 import { qwen2 } from "../../models/qwen2.ts";
 import { qwen3 } from "../../models/qwen3.ts";
 import { ARCHITECTURES, findArchitecture } from "../../models/registry.ts";
-import { DENSE_FAMILIES, hasGolden, readJson } from "../support/golden.ts";
+import { FAMILIES, hasGolden, readJson } from "../support/golden.ts";
 
 const json = {
   hidden_size: 64,
@@ -17,8 +18,10 @@ const json = {
   max_position_embeddings: 512,
 };
 
+const windowsOf = (config: DecoderConfig) => config.layers.map(({ window }) => window);
+
 describe.skipIf(!hasGolden)("both spellings of config.json", () => {
-  it.each(DENSE_FAMILIES)("read alike for %s", (family) => {
+  it.each(FAMILIES)("read alike for %s", (family) => {
     const [v5, v4] = ["config.json", "config.v4.json"].map((file) => readJson(family, file));
     const architecture = findArchitecture(v5);
     expect(architecture.readConfig(v4)).toEqual(architecture.readConfig(v5));
@@ -36,15 +39,15 @@ describe("config.json", () => {
       bosTokenId: 1,
       eosTokenIds: [2],
       rmsNormEps: 1e-6,
-      rope: { theta: 10000, dim: 16, style: "half", scaling: { type: "default" } },
+      layers: new Array(3).fill({ rope: { theta: 10000, dim: 16, style: "half", scaling: { type: "default" } } }),
     });
     expect(qwen2.readConfig({ ...json, num_key_value_heads: null, head_dim: null })).toMatchObject({
       numKvHeads: 4,
       headDim: 16,
     });
     expect(qwen3.readConfig(json)).toMatchObject({ headDim: 128, qkNorm: true, bosTokenId: null, eosTokenIds: [] });
-    expect(mistral.readConfig(json).windows).toEqual([4096, 4096, 4096]);
-    expect(mistral.readConfig({ ...json, sliding_window: null }).windows).toEqual([null, null, null]);
+    expect(windowsOf(mistral.readConfig(json))).toEqual([4096, 4096, 4096]);
+    expect(windowsOf(mistral.readConfig({ ...json, sliding_window: null }))).toEqual([null, null, null]);
   });
 
   it("gives biases, end tokens, dtype and tied embeddings as it states them", () => {
@@ -56,7 +59,7 @@ describe("config.json", () => {
       torch_dtype: "torch.float16",
       tie_word_embeddings: true,
     });
-    expect(config).toMatchObject({ qkvBias: true, outputBias: true, mlpBias: true, eosTokenIds: [7, 9], dtype: "float16" });
+    expect(config).toMatchObject({ qkvBias: true, outputBias: true, eosTokenIds: [7, 9], dtype: "float16" });
     const names = llama.weights(config).map((w) => w.name);
     expect(names).toContain("model.layers.2.self_attn.o_proj.bias");
     expect(names).toContain("model.layers.0.mlp.down_proj.bias");
@@ -65,14 +68,14 @@ describe("config.json", () => {
 
   it("lets Qwen2 slide from max_window_layers on, only where use_sliding_window says so", () => {
     const sliding = { ...json, sliding_window: 24, max_window_layers: 1 };
-    expect(qwen2.readConfig({ ...sliding, use_sliding_window: true }).windows).toEqual([null, 24, 24]);
-    expect(qwen2.readConfig(sliding).windows).toEqual([null, null, null]);
+    expect(windowsOf(qwen2.readConfig({ ...sliding, use_sliding_window: true }))).toEqual([null, 24, 24]);
+    expect(windowsOf(qwen2.readConfig(sliding))).toEqual([null, null, null]);
     const typed = {
       ...sliding,
       use_sliding_window: true,
       layer_types: ["sliding_attention", "full_attention", "full_attention"],
     };
-    expect(qwen2.readConfig(typed).windows).toEqual([24, null, null]);
+    expect(windowsOf(qwen2.readConfig(typed))).toEqual([24, null, null]);
   });
 
   it("reaches as far as YaRN stretches it", () => {
@@ -129,7 +132,7 @@ describe("the registry", () => {
 
   it("lists the known names and how to add one when it does not know a model", () => {
     expect(() => findArchitecture({ architectures: ["GPT2LMHeadModel"] })).toThrow(
-      /"GPT2LMHeadModel" is not known\. Known: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM\. To add one, .*defineArchitecture/,
+      /"GPT2LMHeadModel" is not known\. Known: LlamaForCausalLM, .*\. To add one, .*defineArchitecture/,
     );
     expect(() => findArchitecture({ model_type: "llama" })).toThrow(
       /expected a list naming one of Llama.*\(model_type is "llama"\)/,

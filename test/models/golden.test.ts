@@ -3,14 +3,14 @@ import { Interpreter } from "../../compiler/ir/interpret.ts";
 import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { verifyGraph } from "../../compiler/ir/verify.ts";
 import { relativeError } from "../support/closeness.ts";
-import { DENSE_FAMILIES, goldenFacts, goldenFolder, goldenGraph, hasGolden } from "../support/golden.ts";
+import { FAMILIES, goldenFacts, goldenFolder, goldenGraph, hasGolden } from "../support/golden.ts";
 import { readTensors, weightSource } from "../support/safetensors-lite.ts";
 
 const tolerance = 1e-5;
 const numBlocks = 16;
 const blockSize = 16;
 
-describe.skipIf(!hasGolden).each(DENSE_FAMILIES)("%s, interpreted in f32,", (family) => {
+describe.skipIf(!hasGolden).each(FAMILIES)("%s, interpreted in f32,", (family) => {
   const weights = weightSource(goldenFolder(family));
   const golden = readTensors(goldenFolder(family), "golden");
   const facts = goldenFacts(family);

@@ -12,6 +12,9 @@ const root = join(import.meta.dirname, "../../../shared/golden");
 /** The dense families whose architectures this version compiles. */
 export const DENSE_FAMILIES = ["llama", "llama-rope3", "mistral", "mistral-swa", "qwen2", "qwen2-yarn", "qwen3"] as const;
 
+/** All families whose architectures this version compiles. */
+export const FAMILIES = [...DENSE_FAMILIES, "qwen2-moe", "qwen3-moe", "glm4-moe", "gpt-oss"] as const;
+
 export const hasGolden = existsSync(root);
 
 export const goldenFolder = (family: string): string => join(root, family);
