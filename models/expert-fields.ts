@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { CompileError } from "../compiler/errors.ts";
 import type { DecoderMlp } from "./decoder.ts";
-import type { ExpertsOptions } from "./experts.ts";
+import { EXPERT_MODULES, type ExpertsOptions } from "./experts.ts";
 
 /** A number of experts. */
 export const expertCount = z.int().min(1).max(4096);
@@ -71,7 +71,7 @@ export function readQwenMlps(
       renormalizeEps: fields.norm_topk_prob ? 0 : null,
       scale: 1,
     },
-    storage: "modules",
+    storage: EXPERT_MODULES,
     clamp: null,
     shared,
   };

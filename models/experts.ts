@@ -24,17 +24,26 @@ export interface RouterOptions {
   readonly scale: number;
 }
 
+/**
+ * `modules`: tensors `experts.<e>.<name>.weight`, with the names given. `stacked`: one tensor for all experts, (E, in, out), with
+ * biases; gate and up take turns in the columns of `experts.gate_up_proj` (gpt-oss).
+ */
+export type ExpertStorage =
+  | { readonly kind: "modules"; readonly gate: string; readonly up: string; readonly down: string }
+  | { readonly kind: "stacked" };
+
+/** The names most families give the matrices of an expert. */
+export const EXPERT_MODULES: ExpertStorage = { kind: "modules", gate: "gate_proj", up: "up_proj", down: "down_proj" };
+
 export interface ExpertsOptions {
+  /** Module it stands in; `mlp` unless given. */
+  readonly name?: string;
   readonly numExperts: number;
   readonly numExpertsPerToken: number;
   /** Of each expert. */
   readonly intermediateSize: number;
   readonly router: RouterOptions;
-  /**
-   * `modules`: tensors `experts.<e>.{gate,up,down}_proj.weight`. `stacked`: one tensor for all experts, (E, in, out), with biases;
-   * gate and up take turns in the columns of `experts.gate_up_proj` (gpt-oss).
-   */
-  readonly storage: "modules" | "stacked";
+  readonly storage: ExpertStorage;
   /** silu(gate) · up, or, with both clamped at ± `limit`, gate · sigmoid(alpha · gate) · (up + 1). */
   readonly clamp: { readonly alpha: number; readonly limit: number } | null;
   /** An expert that every token passes, weighed by the sigmoid of `<name>_gate` where it is gated. */
@@ -43,7 +52,7 @@ export interface ExpertsOptions {
 
 /** Σ over the chosen experts of weight · expert(x), plus the shared expert: x (T, hidden) → (T, hidden). */
 export function mixtureOfExperts(g: Graph, x: Node, options: ExpertsOptions, naming: Naming): Node {
-  return g.scope("mlp", () => {
+  return g.scope(options.name ?? "mlp", () => {
     const { ids, weights } = route(g, x, options, naming);
     const rows = g.dispatch(x, ids); // (k·T, hidden)
     const y = g.scope("experts", () => experts(g, rows, ids, options, naming));
@@ -77,7 +86,9 @@ const scaled = (g: Graph, x: Node, scale: number): Node => (scale === 1 ? x : g.
 /** Each sorted row through its own expert: (k·T, hidden) → (k·T, hidden). */
 function experts(g: Graph, rows: Node, ids: Node, options: ExpertsOptions, naming: Naming): Node {
   const hidden = rows.type.shape.at(-1) as number;
-  const { gate, up, down } = (options.storage === "modules" ? stackedModules : stackedTensors)(g, hidden, options, naming);
+  const { storage } = options;
+  const { gate, up, down } =
+    storage.kind === "modules" ? stackedModules(g, hidden, storage, options, naming) : stackedTensors(g, hidden, options, naming);
   const project = (x: Node, { weight, bias }: ExpertProjection) => {
     const y = g.groupedLinear(x, weight, ids);
     return bias ? g.plus(y, g.expertRows(bias, ids)) : y;
@@ -93,7 +104,13 @@ interface ExpertProjection {
 }
 type ExpertProjections = Readonly<Record<"gate" | "up" | "down", ExpertProjection>>;
 
-function stackedModules(g: Graph, hidden: number, options: ExpertsOptions, naming: Naming): ExpertProjections {
+function stackedModules(
+  g: Graph,
+  hidden: number,
+  names: ExpertStorage & { kind: "modules" },
+  options: ExpertsOptions,
+  naming: Naming,
+): ExpertProjections {
   const { numExperts, intermediateSize: inner } = options;
   const stack = (name: string, n: number, k: number): ExpertProjection => {
     const matrices = Array.from({ length: numExperts }, (_, e) =>
@@ -102,9 +119,9 @@ function stackedModules(g: Graph, hidden: number, options: ExpertsOptions, namin
     return { weight: g.concat(matrices, 0) };
   };
   return g.sameOrigin(() => ({
-    gate: stack("gate_proj", inner, hidden),
-    up: stack("up_proj", inner, hidden),
-    down: stack("down_proj", hidden, inner),
+    gate: stack(names.gate, inner, hidden),
+    up: stack(names.up, inner, hidden),
+    down: stack(names.down, hidden, inner),
   }));
 }
 

@@ -9,6 +9,7 @@ import { CompileError } from "../compiler/errors.ts";
 import { commonFields, readFields, readModelFacts } from "./config.ts";
 import { buildDecoder, type DecoderConfig, type DecoderMlp } from "./decoder.ts";
 import { checkExperts, expertCount, expertWidth } from "./expert-fields.ts";
+import { EXPERT_MODULES } from "./experts.ts";
 import { reachablePositions, readRope } from "./rope.ts";
 
 const fields = z.object({
@@ -97,7 +98,7 @@ function readExperts(read: z.output<typeof fields>, numLayers: number): DecoderM
       renormalizeEps: read.norm_topk_prob ? 1e-20 : null,
       scale: read.routed_scaling_factor,
     },
-    storage: "modules",
+    storage: EXPERT_MODULES,
     clamp: null,
     shared: { name: "shared_experts", intermediateSize: read.moe_intermediate_size * read.n_shared_experts, gated: false },
   };

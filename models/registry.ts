@@ -1,25 +1,18 @@
 /**
- * The architectures that come with Ingot, by the name that config.json uses.
+ * Finds an architecture by the name that config.json uses.
  */
 import { z } from "zod";
 import type { Architecture } from "../compiler/architecture.ts";
 import { CompileError, UnsupportedError } from "../compiler/errors.ts";
 import { describe, readFields } from "./config.ts";
-import { glm4Moe } from "./glm4-moe.ts";
-import { gptOss } from "./gpt-oss.ts";
-import { llama } from "./llama.ts";
-import { mistral } from "./mistral.ts";
-import { qwen2 } from "./qwen2.ts";
-import { qwen2Moe } from "./qwen2-moe.ts";
-import { qwen3 } from "./qwen3.ts";
-import { qwen3Moe } from "./qwen3-moe.ts";
+import { FAMILIES, NOT_DONE } from "./families.ts";
 
 /** Every architecture this version compiles. */
-export const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, qwen2Moe, qwen3Moe, glm4Moe, gptOss];
+export const ARCHITECTURES: readonly Architecture[] = FAMILIES.map(({ architecture }) => architecture);
 
 /**
- * The architecture a config.json names. Throws `UnsupportedError` listing the known ones when it is none of them.
- * `extra` are looked at first.
+ * The architecture a config.json names. Throws `UnsupportedError` saying why when it is one that is known and not done, or listing the
+ * known ones when it is none of them. `extra` are looked at first.
  */
 export function findArchitecture(configJson: unknown, extra: readonly Architecture[] = []): Architecture {
   const known = [...extra, ...ARCHITECTURES];
@@ -33,6 +26,10 @@ export function findArchitecture(configJson: unknown, extra: readonly Architectu
   }
   const found = known.find((a) => architectures.includes(a.name));
   if (found) return found;
+  const reasons = architectures.flatMap((name) =>
+    Object.hasOwn(NOT_DONE, name) ? [`${describe(name)}: ${NOT_DONE[name]}`] : [],
+  );
+  if (reasons.length > 0) throw new UnsupportedError(`config.json: architectures: ${reasons.join("; ")}.`);
   throw new UnsupportedError(
     `config.json: architectures: ${architectures.map(describe).join(", ")} is not known. Known: ${known.map((a) => a.name).join(", ")}. ` +
       "To add one, describe it with defineArchitecture (see models/README.md) and pass it to the compiler.",
