@@ -43,7 +43,7 @@ export const FAMILIES: readonly Family[] = [
   { architecture: glm4, models: "GLM-4-0414 9B and 32B, GLM-Z1", features: "the same, with norms after attention and MLP" },
   {
     architecture: phi3,
-    models: "Phi-3, Phi-3.5, Phi-4 (mini, medium)",
+    models: "Phi-3, Phi-4",
     features: "fused q-k-v and gate-up; partial rotation; sliding window",
   },
   {

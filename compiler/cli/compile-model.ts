@@ -114,13 +114,17 @@ function resolveTarget(target: string, say: CompileManner["say"]): string {
   return chosen;
 }
 
+/** A config.json of the first `layers` layers: lists with an entry a layer are cut, layers after the last one are gone. */
 function withLayers(config: unknown, layers: number | undefined): unknown {
   if (layers === undefined) return config;
   const json = config as Record<string, unknown>;
   const all = json.num_hidden_layers;
   if (typeof all !== "number" || layers > all) throw new UsageError(`--layers is ${layers}, but the model has ${all} layers`);
-  const types = Array.isArray(json.layer_types) ? { layer_types: json.layer_types.slice(0, layers) } : {};
-  return { ...json, num_hidden_layers: layers, ...types };
+  const cut = Object.entries(json).map(([field, value]) => {
+    const isPerLayer = Array.isArray(value) && value.length === all && field.includes("layer");
+    return [field, isPerLayer ? value.slice(0, layers) : value];
+  });
+  return { ...Object.fromEntries(cut), num_hidden_layers: layers, num_nextn_predict_layers: 0 };
 }
 
 function withFlags(config: ModelConfig, source: ModelSource, flags: CompileFlags): ModelConfig {

@@ -1,11 +1,19 @@
 import { describe, expect, it } from "vitest";
+import type { Architecture } from "../../compiler/architecture.ts";
 import type { DecoderConfig } from "../../models/decoder.ts";
+import { gemma3 } from "../../models/gemma3.ts";
+import { glm, glm4 } from "../../models/glm4.ts";
+import { glm4Moe } from "../../models/glm4-moe.ts";
+import { gptOss } from "../../models/gpt-oss.ts";
 import { llama } from "../../models/llama.ts";
 import { mistral } from "../../models/mistral.ts";
-import { PRESET_NAMES, presetConfig } from "../../models/presets.ts";
+import { opt } from "../../models/opt.ts";
+import { phi3 } from "../../models/phi3.ts";
 import { qwen2 } from "../../models/qwen2.ts";
+import { qwen2Moe } from "../../models/qwen2-moe.ts";
 import { qwen3 } from "../../models/qwen3.ts";
-import { ARCHITECTURES, findArchitecture } from "../../models/registry.ts";
+import { qwen3Moe } from "../../models/qwen3-moe.ts";
+import { findArchitecture } from "../../models/registry.ts";
 import { FAMILIES, hasGolden, readJson } from "../support/golden.ts";
 
 const json = {
@@ -125,49 +133,137 @@ describe("config.json", () => {
   });
 });
 
-describe("the registry", () => {
-  it("finds every architecture by its name", () => {
-    for (const architecture of ARCHITECTURES) expect(findArchitecture({ architectures: [architecture.name] })).toBe(architecture);
+describe("config.json of a family with experts", () => {
+  const experts = { ...json, num_experts_per_tok: 2, moe_intermediate_size: 48 };
+  const qwen = { ...experts, num_experts: 8, num_hidden_layers: 6, shared_expert_intermediate_size: 96 };
+  const glm = { ...experts, head_dim: 16, n_routed_experts: 8 };
+  const kinds = (config: DecoderConfig) => config.layers.map(({ mlp }) => mlp.kind[0]).join("");
+
+  it("says which layers of Qwen have them", () => {
+    expect(kinds(qwen3Moe.readConfig(qwen))).toBe("eeeeee");
+    expect(kinds(qwen3Moe.readConfig({ ...qwen, decoder_sparse_step: 2 }))).toBe("dedede");
+    expect(kinds(qwen2Moe.readConfig({ ...qwen, decoder_sparse_step: 3, mlp_only_layers: [5] }))).toBe("ddeddd");
+    expect(kinds(qwen3Moe.readConfig({ ...qwen, num_experts: 0 }))).toBe("dddddd");
   });
 
-  it("lists the known names and how to add one when it does not know a model", () => {
-    expect(() => findArchitecture({ architectures: ["GPT2LMHeadModel"] })).toThrow(
-      /"GPT2LMHeadModel" is not known\. Known: LlamaForCausalLM, .*\. To add one, .*defineArchitecture/,
-    );
-    expect(() => findArchitecture({ model_type: "llama" })).toThrow(
-      /expected a list naming one of Llama.*\(model_type is "llama"\)/,
-    );
-    expect(() => findArchitecture("{}")).toThrow(/config\.json: the file/);
+  it("keeps the weights of experts as they were scored, unless norm_topk_prob", () => {
+    const eps = (config: DecoderConfig) => config.layers.map(({ mlp }) => mlp.kind === "experts" && mlp.router.renormalizeEps)[2];
+    expect(eps(qwen3Moe.readConfig(qwen))).toBeNull();
+    expect(eps(qwen3Moe.readConfig({ ...qwen, norm_topk_prob: true }))).toBe(0);
+    expect(eps(glm4Moe.readConfig(glm))).toBe(1e-20);
+    expect(eps(glm4Moe.readConfig({ ...glm, norm_topk_prob: false }))).toBeNull();
   });
 
-  it("prefers an architecture handed to it", () => {
-    const own = { ...llama };
-    expect(findArchitecture({ architectures: ["LlamaForCausalLM"] }, [own])).toBe(own);
+  it("lets every other layer of Qwen2-MoE slide below max_window_layers, and all of Qwen3-MoE's", () => {
+    const sliding = { ...qwen, use_sliding_window: true, sliding_window: 24, max_window_layers: 4 };
+    expect(windowsOf(qwen2Moe.readConfig(sliding))).toEqual([24, null, 24, null, null, null]);
+    expect(windowsOf(qwen3Moe.readConfig(sliding))).toEqual(new Array(6).fill(24));
+    expect(windowsOf(qwen2Moe.readConfig({ ...qwen, sliding_window: 0 }))).toEqual(new Array(6).fill(null));
+  });
+
+  it("starts GLM-4.5 with dense layers, and leaves what predicts further tokens in the checkpoint", () => {
+    const config = glm4Moe.readConfig({ ...glm, first_k_dense_replace: 2, num_nextn_predict_layers: 1, use_qk_norm: true });
+    expect(kinds(config)).toBe("dde");
+    expect(config).toMatchObject({ qkNorm: true, qkvBias: false, layers: [{ rope: { dim: 8, style: "half" } }, {}, {}] });
+    expect(glm4Moe.unusedTensors?.(config)).toEqual([{ prefix: "model.layers.3.", why: expect.stringContaining("layer 3") }]);
+  });
+
+  it("of gpt-oss has YaRN to 32 times 4096 positions unless it says otherwise", () => {
+    const config = gptOss.readConfig({ ...experts, num_local_experts: 4 });
+    expect(config).toMatchObject({ maxPositionEmbeddings: 131072, headDim: 64, numKvHeads: 2 });
+    expect(config.layers[0]).toMatchObject({ window: 128, rope: { theta: 150000, scaling: { type: "yarn", truncate: false } } });
+    expect(config.layers[1]).toMatchObject({ window: null });
+  });
+
+  it.each<[Architecture, object, RegExp]>([
+    [qwen3Moe, { ...qwen, num_experts: undefined }, /num_experts: expected a number of experts; found nothing/],
+    [qwen3Moe, { ...qwen, num_experts_per_tok: 9 }, /num_experts_per_tok: expected at most num_experts \(8\); found 9/],
+    [qwen3Moe, { ...qwen, num_experts: 1e6 }, /config\.json: num_experts: .*found 1000000/],
+    [qwen3Moe, { ...qwen, num_experts: 4096, num_hidden_layers: 1000 }, /num_experts: expected at most 131072 experts in all/],
+    [qwen2Moe, { ...qwen, shared_expert_intermediate_size: undefined }, /shared_expert_intermediate_size: .*found nothing/],
+    [glm4Moe, { ...glm, n_group: 3 }, /n_group: expected equal groups of at least 2 of the 8 experts .*; found 3/],
+    [glm4Moe, { ...glm, n_group: 8, topk_group: 4 }, /n_group: expected equal groups of at least 2/],
+    [glm4Moe, { ...glm, n_group: 4, topk_group: 5 }, /topk_group: expected at most n_group \(4\).*; found 5/],
+    [glm4Moe, { ...glm, n_group: 4, topk_group: 1, num_experts_per_tok: 3 }, /topk_group: .*enough groups of 2 .*; found 1/],
+    [
+      gptOss,
+      { ...experts, num_local_experts: 4, quantization_config: { quant_method: "mxfp4" } },
+      /quantization_config: the checkpoint is quantized \("mxfp4"\)/,
+    ],
+    [gptOss, { ...experts, num_local_experts: 4, layer_types: ["full_attention"] }, /layer_types: expected one entry a layer/],
+  ])("is refused by name: %#", (architecture, config, message) => {
+    expect(() => architecture.readConfig(config)).toThrow(message);
   });
 });
 
-describe("presets", () => {
-  // As the published model cards count them.
-  const parameters: Record<string, number> = {
-    "qwen3-0.6b": 596_049_920,
-    "qwen3-1.7b": 1_720_574_976,
-    "qwen3-4b": 4_022_468_096,
-    "qwen3-8b": 8_190_735_360,
-    "llama-3.2-1b": 1_235_814_400,
-    "llama-3.1-8b": 8_030_261_248,
-    "mistral-7b": 7_248_023_552,
-    "qwen2.5-0.5b": 494_032_768,
-  };
-
-  it("have the parameters of the models they are named after", () => {
-    const counted = PRESET_NAMES.map((name) => {
-      const config = presetConfig(name);
-      return [name, findArchitecture(config).readConfig(config).numParameters];
-    });
-    expect(Object.fromEntries(counted)).toEqual(parameters);
+describe("config.json of another family", () => {
+  it("of GLM-4 rotates half of each head unless it says otherwise, and norms what layers give only in 0414", () => {
+    expect(glm4.readConfig(json)).toMatchObject({ headDim: 128, layers: new Array(3).fill({ rope: { dim: 64 } }) });
+    expect(glm4.readConfig({ ...json, partial_rotary_factor: 0.25 }).layers[0]).toMatchObject({ rope: { dim: 32 } });
+    const names = (architecture: typeof glm4) => architecture.weights(architecture.readConfig(json)).map((w) => w.name);
+    const both = names(glm4);
+    expect(both.filter((name) => !names(glm).includes(name))).toEqual(
+      [0, 1, 2].flatMap((l) => [
+        `model.layers.${l}.post_self_attn_layernorm.weight`,
+        `model.layers.${l}.post_mlp_layernorm.weight`,
+      ]),
+    );
   });
 
-  it("are listed when a name is unknown", () => {
-    expect(() => presetConfig("qwen3-9b")).toThrow(/no preset is called "qwen3-9b"; expected one of qwen3-0\.6b, /);
+  it("of Gemma 3 gives each type of layer its rotation, in both spellings", () => {
+    const v4 = {
+      ...json,
+      head_dim: 16,
+      sliding_window_pattern: 3,
+      sliding_window: 24,
+      rope_scaling: { type: "linear", factor: 8 },
+    };
+    const parameters = { full_attention: { rope_type: "linear", factor: 8, rope_theta: 1e6 }, sliding_attention: null };
+    const v5 = { ...json, head_dim: 16, sliding_window: 24, rope_parameters: parameters };
+    const types = { layer_types: ["sliding_attention", "sliding_attention", "full_attention"] };
+    const config = gemma3.readConfig(v4);
+    expect(config.layers).toMatchObject([
+      { window: 24, rope: { theta: 10000, scaling: { type: "default" } } },
+      { window: 24, rope: { theta: 10000, scaling: { type: "default" } } },
+      { window: null, rope: { theta: 1e6, scaling: { type: "linear", factor: 8 } } },
+    ]);
+    expect(gemma3.readConfig({ ...v5, ...types })).toEqual(config);
+  });
+
+  it("of OPT says where norms stand and how narrow embeddings are", () => {
+    const { intermediate_size: ffn_dim, ...rest } = json;
+    const shapes = (config: object) => {
+      const weights = opt.weights(opt.readConfig({ ...rest, ffn_dim, ...config }));
+      return new Map(weights.map(({ name, shape }) => [name, shape]));
+    };
+    const before = shapes({});
+    expect(before.get("model.decoder.embed_positions.weight")).toEqual([514, 64]);
+    expect(before.has("model.decoder.final_layer_norm.weight")).toBe(true);
+    expect(shapes({ _remove_final_layer_norm: true }).has("model.decoder.final_layer_norm.weight")).toBe(false);
+    const after = shapes({
+      do_layer_norm_before: false,
+      word_embed_proj_dim: 32,
+      tie_word_embeddings: false,
+      enable_bias: false,
+    });
+    expect(after.has("model.decoder.final_layer_norm.weight")).toBe(false);
+    expect(after.has("model.decoder.layers.0.fc1.bias")).toBe(false);
+    expect(after.get("model.decoder.project_in.weight")).toEqual([64, 32]);
+    expect(after.get("model.decoder.project_out.weight")).toEqual([32, 64]);
+    expect(after.get("lm_head.weight")).toEqual([512, 32]);
+  });
+
+  it.each<[Architecture, object, RegExp]>([
+    [gemma3, { attn_logit_softcapping: 50 }, /attn_logit_softcapping: is not done; .*found 50/],
+    [gemma3, { use_bidirectional_attention: true }, /use_bidirectional_attention: is not done/],
+    [gemma3, { hidden_activation: "gelu" }, /hidden_activation: expected "gelu_pytorch_tanh"; found "gelu"/],
+    [gemma3, { rope_parameters: { rope_theta: 10000 } }, /config\.json: rope_parameters: .*rope_theta/],
+    [phi3, { sliding_window: 0 }, /sliding_window: .*found 0/],
+    [opt, { ffn_dim: undefined }, /ffn_dim: .*found nothing/],
+    [opt, { ffn_dim: 160, activation_function: "gelu" }, /activation_function: expected "relu"; found "gelu"/],
+    [opt, { ffn_dim: 160, layer_norm_elementwise_affine: false }, /layer_norm_elementwise_affine: expected true; found false/],
+    [opt, { ffn_dim: 160, hidden_size: 66 }, /hidden_size: expected a multiple of num_attention_heads \(4\)/],
+  ])("is refused by name: %#", (architecture, change, message) => {
+    expect(() => architecture.readConfig({ ...json, ...change })).toThrow(message);
   });
 });
