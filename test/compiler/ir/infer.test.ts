@@ -35,6 +35,15 @@ describe("result types", () => {
       ({ g, heads, kv }) => g.pagedAttention(g.concat([heads, heads], 1), g.storeKv(kv, heads, heads), 1, 8),
       "f32(T, 6, 4)",
     ],
+    [
+      "an attention with sinks",
+      ({ g, w, heads, kv }) => g.pagedAttention(heads, g.storeKv(kv, heads, heads), 1, null, w("f32", 3)),
+      "f32(T, 3, 4)",
+    ],
+    ["a layer norm", ({ g, x, w }) => g.layerNorm(x, w("f32", 12), w("f32", 12), 1e-5), "f32(T, 12)"],
+    ["a softmax", ({ g, x }) => g.softmax(x), "f32(T, 12)"],
+    ["a product with a column", ({ g, x }) => g.mul(g.slice(x, 1, 0, 1), x), "f32(T, 12)"],
+    ["a transposed stack of weights", ({ g, w }) => g.transpose(w("bf16", 5, 2, 3)), "bf16(5, 3, 2)"],
     ["picked rows", ({ g, x }) => g.gatherRows(x, g.input("sample_rows")), "f32(S, 12)"],
   ])("of %s", (_, build, type) => {
     expect(printType(build(values()).type)).toBe(type);
@@ -86,6 +95,22 @@ describe("a type rule refuses", () => {
       "query heads that do not divide",
       ({ g, heads, kv }) => g.pagedAttention(g.slice(heads, 1, 0, 2), g.storeKv(kv, heads, heads), 1, null),
       /q is \(T, 2, 4\) but the cache holds 3 heads of 4/,
+    ],
+    [
+      "a bias of another width",
+      ({ g, x, w }) => g.layerNorm(x, w("f32", 12), w("f32", 4), 1),
+      /x is \(T, 12\) but bias is \(4\)/,
+    ],
+    ["a transpose of tokens", ({ g, x }) => g.transpose(x), /x is \(T, 12\); only a weight of two axes or more is transposed/],
+    [
+      "a column of other rows",
+      ({ g, x }) => g.mul(x, g.slice(g.gatherRows(x, g.input("sample_rows")), 1, 0, 1)),
+      /a is \(T, 12\) but b is \(S, 1\); .*or have 1 as its last extent/,
+    ],
+    [
+      "sinks of another number of heads",
+      ({ g, w, heads, kv }) => g.pagedAttention(heads, g.storeKv(kv, heads, heads), 1, null, w("f32", 2)),
+      /sinks are \(2\); expected one score a head, \(3\)/,
     ],
     [
       "an empty window",

@@ -4,6 +4,7 @@ import { Interpreter } from "../../../compiler/ir/interpret.ts";
 import type { Node } from "../../../compiler/ir/ops.ts";
 import { roundBf16, roundF16 } from "../../../compiler/ir/rounding.ts";
 import { oneSequenceStep, type StepInputs } from "../../../compiler/ir/step.ts";
+import { expectClose } from "../../support/closeness.ts";
 
 const limits = { maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 16, blockSize: 4 };
 
@@ -11,6 +12,8 @@ const limits = { maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 16, blockS
 const weights: Record<string, Float32Array> = {
   table: Float32Array.from({ length: 32 * 4 }, (_, i) => 10 * Math.floor(i / 4) + (i % 4)),
   gain: Float32Array.of(1, 2, 3, 4),
+  spread: Float32Array.of(-4, -1.5, 0, 0.25),
+  sinks: Float32Array.of(Math.log(3), 0),
   wide: Float32Array.of(1 + 2 ** -9, 0, 0, 0),
 };
 
@@ -29,6 +32,79 @@ describe("the interpreter", () => {
     expect(run((g, x) => g.concat([g.slice(x, 1, 3, 1), x], 1), two)).toEqual([13, 10, 11, 12, 13, 23, 20, 21, 22, 23]);
     expect(run((g, x) => g.slice(g.reshape(x, [g.T, 2, 2]), 2, 1, 1), two)).toEqual([11, 13, 21, 23]);
     expect(run((g, x) => g.slice(g.reshape(x, [g.T, 2, 2]), 1, 1, 1), two)).toEqual([12, 13, 22, 23]);
+  });
+
+  it("transposes weights, each matrix of a stack", () => {
+    const table = (g: Graph) => g.weight("gain", { dtype: "f32", shape: [4] });
+    const square = (g: Graph) => g.transpose(g.reshape(table(g), [2, 2]));
+    expect(run((g, x) => g.plus(g.mul(x, g.constant(0)), g.reshape(square(g), [4])), two).slice(0, 4)).toEqual([1, 3, 2, 4]);
+    const stack = (g: Graph) =>
+      g.transpose(g.reshape(g.slice(g.weight("table", { dtype: "f32", shape: [32, 4] }), 0, 0, 2), [2, 2, 2]));
+    expect(run((g, x) => g.linear(g.slice(x, 1, 0, 1), g.reshape(stack(g), [8, 1])), oneSequenceStep([1], 0, 4, "last"))).toEqual(
+      [0, 2, 1, 3, 10, 12, 11, 13].map((v) => 10 * v),
+    );
+  });
+
+  it("takes the smaller, the larger, and functions of one value", () => {
+    const at = [-4, -1.5, 0, 0.25];
+    const spread = (g: Graph, x: Node) => g.plus(g.mul(x, g.constant(0)), g.weight("spread", { dtype: "f32", shape: [4] }));
+    const value = (f: (g: Graph, x: Node) => Node) => run((g, x) => f(g, spread(g, x)), oneSequenceStep([1], 0, 4, "last"));
+    const close = (f: (g: Graph, x: Node) => Node, of: (x: number) => number) => expectClose(value(f), at.map(of), 1e-6);
+    expect(value((g, x) => g.min(x, g.constant(-1)))).toEqual([-4, -1.5, -1, -1]);
+    expect(value((g, x) => g.max(x, g.constant(0)))).toEqual([0, 0, 0, 0.25]);
+    close(
+      (g, x) => g.sigmoid(x),
+      (x) => 0.5 + 0.5 * Math.tanh(x / 2),
+    );
+    close(
+      (g, x) => g.tanh(x),
+      (x) => 1 - 2 / (Math.exp(2 * x) + 1),
+    );
+    close(
+      (g, x) => g.silu(x),
+      (x) => x * (0.5 + 0.5 * Math.tanh(x / 2)),
+    );
+    close(
+      (g, x) => g.geluTanh(x),
+      (x) => x / (1 + Math.exp(-2 * 0.7978845608 * (x + 0.044715 * x * x * x))),
+    );
+  });
+
+  it("repeats a column over a row", () => {
+    expect(run((g, x) => g.mul(g.slice(x, 1, 0, 1), x), two)).toEqual([100, 110, 120, 130, 400, 420, 440, 460]);
+    expect(run((g, x) => g.plus(x, g.slice(x, 1, 1, 1)), two)).toEqual([21, 22, 23, 24, 41, 42, 43, 44]);
+  });
+
+  it("norms a layer to mean 0 and deviation 1 before gain and bias", () => {
+    const normed = run(
+      (g, x) =>
+        g.layerNorm(x, g.weight("gain", { dtype: "f32", shape: [4] }), g.weight("spread", { dtype: "f32", shape: [4] }), 0),
+      two,
+    );
+    // Every row is its first element plus 0, 1, 2, 3: mean 1.5, variance 1.25.
+    const row = [-1.5, -0.5, 0.5, 1.5].map((d, i) => (d / Math.sqrt(1.25)) * (i + 1) + weights.spread![i]!);
+    expectClose(normed, [...row, ...row], 1e-6);
+  });
+
+  it("gives a sink its share of the softmax and no value", () => {
+    // Keys are zero, so every token seen weighs e⁰ = 1, and the sink of each head eˢ.
+    const attend = (g: Graph, x: Node) => {
+      const v = g.reshape(x, [g.T, 2, 2]);
+      const kv = g.storeKv(g.kvCache(0, "f32", 2, 2), g.mul(v, g.constant(0)), v);
+      return g.reshape(g.pagedAttention(v, kv, 1, null, g.weight("sinks", { dtype: "f32", shape: [2] })), [g.T, 4]);
+    };
+    const of = (sum: number, count: number, sink: number) => sum / (count + sink);
+    const expected = [
+      of(10, 1, 3),
+      of(11, 1, 3),
+      of(12, 1, 1),
+      of(13, 1, 1),
+      of(30, 2, 3),
+      of(32, 2, 3),
+      of(34, 2, 1),
+      of(36, 2, 1),
+    ];
+    expectClose(run(attend, two), expected, 1e-6);
   });
 
   it("rounds weights and casts to their dtype", () => {
