@@ -12,10 +12,11 @@ import { stampWeights } from "../runtime/engine-files.ts";
 import type { Manifest, ModelFacts } from "../runtime/manifest.ts";
 import type { ModelConfig } from "./architecture.ts";
 import { librarySources } from "./codegen/render.ts";
-import { copyModelFiles, hashFiles, writeKernelSources, writeManifest, writePackage } from "./engine/contents.ts";
+import { copyModelFiles, hashFiles, writeKernelSources, writeManifest } from "./engine/contents.ts";
 import { ensureSpace, writeEngineFolder } from "./engine/folder.ts";
 import { buildLibrary } from "./engine/library.ts";
 import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
+import { writeModule, writePackage } from "./engine/package.ts";
 import { isUpToDate, type UpToDateEvents } from "./engine/up-to-date.ts";
 import { type Dump, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
@@ -96,6 +97,8 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     const sources = new Map(librarySources(dialect).map((f) => [f.name, f.text]));
     for (const text of emitted.texts) sources.set(`${text.name}.cpp`, text.source);
     await writeKernelSources(temporary, sources);
+    const facts = { name, model: factsOf(request.config), target: request.target, limits };
+    await writeModule(temporary, facts);
     const files = await hashFiles(temporary);
 
     const packing = performance.now();
@@ -108,11 +111,8 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     seconds.build = since(building);
 
     const manifest: Manifest = assembleManifest({
-      name,
-      model: factsOf(request.config),
-      target: request.target,
+      ...facts,
       features: dialect.features,
-      limits,
       provenance,
       weightsPlan: plan,
       packed,

@@ -197,7 +197,8 @@ function wholeNumber(flag: string, value: number, max: number): number {
   throw new EngineError(`${flag} must be a whole number from 1 to ${max}, found ${value}`);
 }
 
-function checkTarget({ target, features }: Manifest, cpu: CpuFacts): void {
+/** Throws `EngineError` with the remedy when the processor `cpu` cannot run the kernels of an engine, built or not. */
+export function checkTarget({ target, features }: Pick<Manifest, "target" | "features">, cpu: CpuFacts): void {
   if (!target.startsWith("cpu:"))
     throw new EngineError(
       `the engine is for ${target}, which this runtime cannot drive: compile the model again with --target native`,
@@ -205,14 +206,14 @@ function checkTarget({ target, features }: Manifest, cpu: CpuFacts): void {
   const missing = features.filter((feature) => !cpu.features.includes(feature));
   if (missing.length > 0) {
     throw new EngineError(
-      `the engine was built for ${target}, but this machine (${cpu.model}) lacks ${missing.join(", ")}: ` +
+      `the engine is for ${target}, but this machine (${cpu.model}) lacks ${missing.join(", ")}: ` +
         "compile the model again here with `ingot compile <model> --target native`",
     );
   }
 }
 
 async function checkedLibrary(folder: string, { library }: Manifest): Promise<string> {
-  const remedy = `build it with \`ingot build ${folder}\``;
+  const remedy = `build it with \`npx ingot build ${folder}\``;
   if (library === null) throw new ManifestError(`the kernels of ${folder} are not built: ${remedy}`);
   const file = resolve(folder, library.file);
   if (!existsSync(file)) throw new ManifestError(`${file} is missing: ${remedy}`);

@@ -1,5 +1,5 @@
 /**
- * What stands in an engine folder besides its weights: manifest, kernel sources, the model's own files, and the npm package around it.
+ * What stands in an engine folder besides its weights: manifest, kernel sources, and the model's own files.
  *
  * Everything written here depends on its arguments alone: the same input gives the same bytes.
  */
@@ -10,7 +10,7 @@ import { join, relative } from "node:path";
 import { hashFile } from "../../runtime/file-hash.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { CompileError, invariant } from "../errors.ts";
-import { printJson, printManifest } from "./manifest.ts";
+import { printManifest } from "./manifest.ts";
 
 /** Files of a model folder that an engine carries along, byte for byte. */
 const MODEL_FILES = [
@@ -26,14 +26,12 @@ const MODEL_FILES = [
   "tokenizer_config.json",
   "vocab.json",
 ];
-/** What makes an engine folder an npm package. */
-export const PACKAGE_FILE = "package.json";
 /** A model's terms travel with its weights. */
 const TERMS = /^(LICEN[SC]E|NOTICE|USE_POLICY)([.-][\w.-]{1,40})?$/i;
 /** Largest of them copied: 256 MB; the largest published tokenizers have 40. */
 export const MAX_FILE_BYTES = 2 ** 28;
 
-/** Writes manifest.json under a temporary name, then renames it: a reader sees the old one or the new one. */
+/** Writes manifest.json: a reader sees the old one or the new one. */
 export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
   await writeWhole(join(folder, "manifest.json"), printManifest(manifest));
 }
@@ -102,22 +100,8 @@ export async function hashFiles(folder: string): Promise<Record<string, string>>
   return hashes;
 }
 
-/** Writes package.json: an engine is an npm package that builds its kernels where it is installed. */
-export async function writePackage(folder: string, manifest: Manifest): Promise<void> {
-  const [version] = /\d+\.\d+\.\d+[\w.-]*/.exec(manifest.provenance.compiler) ?? [];
-  const description = {
-    name: `ingot-engine-${manifest.name.toLowerCase()}`,
-    version: "1.0.0",
-    private: false,
-    description: `${manifest.name} (${manifest.model.architecture}) compiled by ingot for ${manifest.target}`,
-    type: "module",
-    scripts: { install: "ingot build ." },
-    peerDependencies: { ingot: version ? `^${version}` : "*" },
-  };
-  await writeWhole(join(folder, PACKAGE_FILE), `${printJson(description, "")}\n`);
-}
-
-async function writeWhole(path: string, text: string): Promise<void> {
+/** Writes `path` under a temporary name, then renames it: it holds all of `text` or what it held before. */
+export async function writeWhole(path: string, text: string): Promise<void> {
   const partial = `${path}.partial-${process.pid}`;
   try {
     const handle = await open(partial, "w");

@@ -8,7 +8,8 @@ import { type HashProgress, hashFile } from "../../runtime/file-hash.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { CompileError } from "../errors.ts";
-import { MAX_FILE_BYTES, PACKAGE_FILE } from "./contents.ts";
+import { MAX_FILE_BYTES } from "./contents.ts";
+import { PACKAGE_FILE } from "./package.ts";
 
 /** What decides which engine it is. */
 export type EngineIdentity = Pick<Manifest, "name" | "target" | "provenance">;

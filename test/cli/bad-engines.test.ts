@@ -103,7 +103,7 @@ describe("an engine says what is wrong with it and what repairs it:", () => {
   it("a missing or changed kernel library is built again", async () => {
     for (const damage of [rmSync, (file: string) => appendFileSync(file, "x")]) {
       const message = await damaged(() => damage(join(engine, "build", "kernels.so")));
-      expect(message).toContain(`build it with \`ingot build ${engine}\``);
+      expect(message).toContain(`build it with \`npx ingot build ${engine}\``);
       expect((await run(["build", engine])).code).toBe(0);
       expect((await run(["run", engine, ...ask])).code).toBe(0);
     }
@@ -111,14 +111,14 @@ describe("an engine says what is wrong with it and what repairs it:", () => {
 
   it("one for another processor is compiled again here", async () => {
     const message = await damaged(() => edit((json) => Object.assign(json, { target: foreign, features: ["sve9"] })));
-    expect(message).toMatch(new RegExp(`the engine was built for ${foreign}, but this machine \\(.*\\) lacks .*--target native`));
+    expect(message).toMatch(new RegExp(`the engine is for ${foreign}, but this machine \\(.*\\) lacks .*--target native`));
   });
 });
 
 describe("a damaged engine in the cache", () => {
   const cached = async () => JSON.parse((await run(["compile", pebble, "--json"])).stdout).folder as string;
 
-  it.each(["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])(
+  it.each(["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json", "index.js", "index.d.ts"])(
     "that lost its %s gets it back when its model is run",
     async (name) => {
       const file = join(await cached(), name);

@@ -49,7 +49,7 @@ describe("ingot compile", () => {
     const unbuilt = join(scratch, "unbuilt");
     expect((await run(["compile", pebble, "-o", unbuilt, "--no-build"])).stdout).toContain("not built");
     const refused = await run(["run", unbuilt, "hi"]);
-    expect(refused.stderr).toBe(`ingot: the kernels of ${unbuilt} are not built: build it with \`ingot build ${unbuilt}\`\n`);
+    expect(refused.stderr).toBe(`ingot: the kernels of ${unbuilt} are not built: build it with \`npx ingot build ${unbuilt}\`\n`);
     expect(refused.code).toBe(1);
     const built = await run(["build", unbuilt, "--json"]);
     expect(JSON.parse(built.stdout)).toMatchObject({ folder: unbuilt, changed: true, library: { file: "build/kernels.so" } });

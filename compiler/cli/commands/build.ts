@@ -4,11 +4,14 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
+import { checkTarget } from "../../../runtime/engine.ts";
 import { hashFile } from "../../../runtime/file-hash.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
+import { loadNative } from "../../../runtime/native.ts";
 import { writeManifest } from "../../engine/contents.ts";
 import { buildLibrary } from "../../engine/library.ts";
 import { readManifest } from "../load.ts";
+import { ensureAddon } from "../native-addon.ts";
 import { addJsonFlag } from "../options.ts";
 import { kernelCache } from "../places.ts";
 import { withProgress } from "../progress.ts";
@@ -25,6 +28,8 @@ export function buildCommand(): Command {
 async function build(engine: string, flags: { json?: boolean }): Promise<void> {
   const folder = engineFolder(engine);
   const manifest = readManifest(folder);
+  ensureAddon();
+  checkTarget(manifest, loadNative().cpuFacts());
   const before = await libraryHash(folder, manifest);
   const library = await withProgress("building kernels", (onBuild) =>
     buildLibrary(folder, manifest.target, kernelCache(), onBuild),

@@ -3,13 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import {
-  copyModelFiles,
-  hashFiles,
-  modelFilesHash,
-  writeKernelSources,
-  writePackage,
-} from "../../../compiler/engine/contents.ts";
+import { copyModelFiles, hashFiles, modelFilesHash, writeKernelSources } from "../../../compiler/engine/contents.ts";
 import { assembleManifest, engineName, evaluateRpn, printJson, printManifest } from "../../../compiler/engine/manifest.ts";
 import { CompileError, InternalError } from "../../../compiler/errors.ts";
 import { Graph } from "../../../compiler/ir/graph.ts";
@@ -155,21 +149,5 @@ describe("the contents of an engine", () => {
       LICENSE: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
       "kernels/prelude.cpu.h": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     });
-  });
-
-  it("are an npm package that builds where it is installed", async () => {
-    await writePackage(folder, { ...sampleManifest(), name: "Qwen3-0.6B" });
-    expect(readFileSync(join(folder, "package.json"), "utf8")).toMatchInlineSnapshot(`
-      "{
-        "name": "ingot-engine-qwen3-0.6b",
-        "version": "1.0.0",
-        "private": false,
-        "description": "Qwen3-0.6B (Qwen3ForCausalLM) compiled by ingot for cpu:avx512-amx",
-        "type": "module",
-        "scripts": {"install":"ingot build ."},
-        "peerDependencies": {"ingot":"^0.1.0"}
-      }
-      "
-    `);
   });
 });

@@ -171,7 +171,7 @@ describe("loading refuses", () => {
     message: RegExp,
     kind: typeof ManifestError | typeof EngineError,
   ][] = [
-    ["kernels that are not built", (m) => ({ ...m, library: null }), /not built: build it with `ingot build/, ManifestError],
+    ["kernels that are not built", (m) => ({ ...m, library: null }), /not built: build it with `npx ingot build/, ManifestError],
     [
       "kernels of another build",
       (m) => ({ ...m, library: { ...m.library!, sha256: "0".repeat(64) } }),
