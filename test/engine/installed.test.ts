@@ -4,7 +4,7 @@
  * No registry is asked: what ingot depends on is bundled into its tarball.
  */
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { commandLine, pebble, root } from "../support/ingot-command.ts";
@@ -80,6 +80,12 @@ function project(folder: string): string {
   return folder;
 }
 
+/** `npm install` in a project. */
+function install(folder: string, ...packages: string[]): void {
+  const { status, stderr } = exec(folder, "npm", "install", ...packages);
+  expect(status, stderr).toBe(0);
+}
+
 /** What `ask.js` prints. */
 function ask(folder: string): unknown {
   const { status, stdout, stderr } = exec(folder, process.execPath, "ask.js");
@@ -88,32 +94,40 @@ function ask(folder: string): unknown {
 }
 
 describe("an engine's package, installed elsewhere", () => {
-  it("builds its kernels there and answers as the engine does, and stays when one for another processor is refused", async () => {
-    const app = project("app");
-    const installed = exec(app, "npm", "install", ingot, engine);
-    expect(installed.status, installed.stderr).toBe(0);
-    expect(answer).toMatch(/^, a little \w+/);
-    expect(ask(app)).toEqual([6, answer]);
+  beforeAll(() => install(project("app"), ingot, engine));
 
-    const refused = exec(app, "npm", "install", await engineTarball("foreign", ["--target", foreign, "--no-build"]));
-    expect(refused.status).not.toBe(0);
-    expect(refused.stderr).toMatch(
+  it("builds its kernels there and answers as the engine does", () => {
+    expect(answer).toMatch(/^, a little \w+/);
+    expect(ask("app")).toEqual([6, answer]);
+  });
+
+  it("stays as it is when one for another processor is refused", async () => {
+    const { status, stderr } = exec("app", "npm", "install", await engineTarball("foreign", ["--target", foreign, "--no-build"]));
+    expect(status).not.toBe(0);
+    expect(stderr).toMatch(
       new RegExp(`the engine is for ${foreign}, but this machine \\(.*\\) lacks .*\`ingot compile <model> --target native\``),
     );
-    expect(ask(app)).toEqual([6, answer]);
+    expect(ask("app")).toEqual([6, answer]);
+  });
+
+  it("can be a folder of the project", () => {
+    const folder = join(scratch, "app", "engines", "pebble");
+    cpSync(join(scratch, "engine"), folder, { recursive: true });
+    rmSync(join(folder, "build"), { recursive: true });
+    install("app", "./engines/pebble");
+    expect(realpathSync(join(scratch, "app", "node_modules", "ingot-engine-pebble"))).toBe(realpathSync(folder));
+    expect(ask("app")).toEqual([6, answer]);
   });
 
   it("says how to build its kernels where install scripts are blocked", () => {
-    const app = project("blocked");
-    const installed = exec(app, "npm", "install", "--ignore-scripts", ingot, engine);
-    expect(installed.status, installed.stderr).toBe(0);
-    const { status, stderr } = exec(app, process.execPath, "ask.js");
+    install(project("blocked"), "--ignore-scripts", ingot, engine);
+    const { status, stderr } = exec("blocked", process.execPath, "ask.js");
     expect(status).toBe(1);
-    const folder = join(scratch, app, "node_modules", "ingot-engine-pebble");
+    const folder = realpathSync(join(scratch, "blocked", "node_modules", "ingot-engine-pebble"));
     const remedy = `npx ingot build ${folder}`;
     expect(stderr).toContain(`ManifestError: ${folder}/build/kernels.so is missing: build it with \`${remedy}\``);
-    const built = exec(app, "sh", "-c", remedy);
+    const built = exec("blocked", "sh", "-c", remedy);
     expect(built.status, built.stderr).toBe(0);
-    expect(ask(app)).toEqual([6, answer]);
+    expect(ask("blocked")).toEqual([6, answer]);
   });
 });

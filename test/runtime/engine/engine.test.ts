@@ -239,7 +239,7 @@ describe("loading refuses", () => {
       features: ["avx2", "avx512f", "amx_tile", "amx_bf16"],
     }));
     await expect(load(tiled, { native: pretend({ features: ["avx2", "fma", "avx512f"] }) })).rejects.toThrow(
-      /built for cpu:avx512-amx, but this machine \(A Processor\) lacks amx_tile, amx_bf16: .*--target native/,
+      /is for cpu:avx512-amx, but this machine \(A Processor\) lacks amx_tile, amx_bf16: .*--target native/,
     );
     const elsewhere = writeEchoEngine((m) => ({ ...m, target: "cuda:sm_90a" }));
     await expect(load(elsewhere, { native: pretend({}) })).rejects.toThrow(/for cuda:sm_90a, which this runtime cannot drive/);
