@@ -23,6 +23,7 @@ class InstantDevice implements Device {
   readonly maxNumSeqs = 256;
   readonly maxNumBatchedTokens = 8192;
   readonly vocabSize = VOCAB_SIZE;
+  readonly rebuiltBeyond = [];
   steps = 0;
   decodeSeqs = 0;
 

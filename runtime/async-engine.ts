@@ -58,9 +58,10 @@ export class AsyncEngine {
     this.#tokenizer = tokenizer;
     this.#eosTokenIds = new Set(options.eosTokenIds);
     this.#numLayers = options.numLayers;
-    const { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens } = device;
+    const { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens, rebuiltBeyond } = device;
     const { enablePrefixCaching = true, salt = "" } = options;
-    this.#scheduler = new Scheduler({ numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens, enablePrefixCaching, salt });
+    const limits = { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens };
+    this.#scheduler = new Scheduler({ ...limits, rebuiltBeyond, enablePrefixCaching, salt });
     this.#builder = new BatchBuilder(device);
   }
 

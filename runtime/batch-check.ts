@@ -8,7 +8,8 @@ import { InternalError } from "./errors.ts";
 
 /** Throws `InternalError` unless lengths match shapes, shapes keep to `device`'s limits and every index is inside its table. */
 export function checkBatch(batch: Batch, device: Device): void {
-  const { tokenIds, positions, seqIds, blockTables, numSeqs, blocksPerSeq, sampleRows, sampleInts, sampleTokens } = batch;
+  const { tokenIds, positions, seqIds, seqLens, blockTables, numSeqs, blocksPerSeq } = batch;
+  const { sampleRows, sampleInts, sampleTokens } = batch;
   const numTokens = tokenIds.length;
   const numSamples = sampleRows.length;
   const maxBlocks = Math.ceil(device.maxModelLen / device.blockSize);
@@ -18,6 +19,7 @@ export function checkBatch(batch: Batch, device: Device): void {
   if (blocksPerSeq < 1 || blocksPerSeq > maxBlocks) fail(`${blocksPerSeq} blocks per sequence, limit ${maxBlocks}`);
   expectLength("positions", positions, numTokens);
   expectLength("seqIds", seqIds, numTokens);
+  expectLength("seqLens", seqLens, numSeqs);
   expectLength("blockTables", blockTables, numSeqs * blocksPerSeq);
   expectLength("sampleFloats", batch.sampleFloats, numSamples * SAMPLE_FLOATS_WIDTH);
   expectLength("sampleInts", sampleInts, numSamples * SAMPLE_INTS_WIDTH);
@@ -28,6 +30,8 @@ export function checkBatch(batch: Batch, device: Device): void {
     if (outside(tokenIds[t]!, device.vocabSize)) fail(`tokenIds[${t}] ${tokenIds[t]}, vocabulary ${device.vocabSize}`);
     if (outside(seqIds[t]!, numSeqs)) fail(`seqIds[${t}] ${seqIds[t]}, ${numSeqs} sequences`);
     if (outside(positions[t]!, maxPosition)) fail(`positions[${t}] ${positions[t]}, block table for ${maxPosition}`);
+    const length = seqLens[seqIds[t]!]!;
+    if (outside(positions[t]!, length)) fail(`positions[${t}] ${positions[t]}, a sequence of ${length} tokens`);
   }
   for (let i = 0; i < blockTables.length; i++) {
     if (outside(blockTables[i]!, device.numBlocks)) fail(`blockTables[${i}] ${blockTables[i]}, ${device.numBlocks} blocks`);

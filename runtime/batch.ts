@@ -37,6 +37,7 @@ export interface Batch {
   readonly tokenIds: Int32Array; // (T)
   readonly positions: Int32Array; // (T)
   readonly seqIds: Int32Array; // (T)
+  readonly seqLens: Int32Array; // (B): tokens known of the sequence, those of later steps included
   readonly blockTables: Int32Array; // (B, P), rows padded with 0
   readonly numSeqs: number; // B
   readonly blocksPerSeq: number; // P
@@ -65,6 +66,18 @@ export interface Device {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
+  /**
+   * Lengths beyond which a sequence has other keys and values in the cache, ascending: what is cached of one that grows past such a
+   * length is of no use to it any more.
+   */
+  readonly rebuiltBeyond: readonly number[];
   /** One step at a time; rejects with `EngineError` when the engine is closed. */
   step(batch: Batch, taps?: readonly string[]): Promise<StepResult>;
+}
+
+/** Which keys and values a sequence of `length` tokens has: those of equal kinds can be shared. */
+export function kvKind(length: number, rebuiltBeyond: readonly number[]): number {
+  let kind = 0;
+  while (kind < rebuiltBeyond.length && length > rebuiltBeyond[kind]!) kind++;
+  return kind;
 }

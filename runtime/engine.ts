@@ -59,6 +59,7 @@ export class Engine implements Device {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
+  readonly rebuiltBeyond: readonly number[];
   /** Bytes reserved for the KV cache, committed as blocks are first used. */
   readonly kvCacheBytes: number;
   #closing: Promise<void> | undefined;
@@ -76,6 +77,7 @@ export class Engine implements Device {
     this.maxNumSeqs = limits.maxNumSeqs;
     this.maxNumBatchedTokens = limits.maxNumBatchedTokens;
     this.vocabSize = manifest.model.vocabSize;
+    this.rebuiltBeyond = manifest.kvCache.rebuiltBeyond;
     this.kvCacheBytes = numBlocks * bytesPerBlock(manifest);
   }
 
@@ -145,6 +147,7 @@ export class Engine implements Device {
       token_ids: batch.tokenIds,
       positions: batch.positions,
       seq_ids: batch.seqIds,
+      seq_lens: batch.seqLens,
       block_tables: batch.blockTables,
       sample_rows: batch.sampleRows,
       sample_floats: batch.sampleFloats,

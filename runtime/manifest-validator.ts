@@ -157,6 +157,7 @@ const kvCache: Reader<KvCacheEntry> = record<KvCacheEntry>({
   blockSize: integer(16, 4096),
   numLayers: integer(0, 4096),
   bytesPerBlock: bytes,
+  rebuiltBeyond: list(integer(1, MAX_LIMITS.maxModelLen), 0, 16),
 });
 
 const manifest: Reader<Manifest> = record<Manifest>({
@@ -237,6 +238,12 @@ function checkReferences(m: Manifest): void {
   // K and V of every head and token of a block; a kernel that believes the shapes must not leave the block.
   const blockBytes = 2 * model.numKvHeads * model.headDim * kv.blockSize * DTYPE_BYTES[kv.dtype];
   if (kv.bytesPerBlock < blockBytes) throw new FieldError("kvCache.bytesPerBlock", `at least ${blockBytes}`, kv.bytesPerBlock);
+
+  kv.rebuiltBeyond.forEach((length, i) => {
+    const before = kv.rebuiltBeyond[i - 1] ?? 0;
+    if (length <= before)
+      throw new FieldError(`kvCache.rebuiltBeyond[${i}]`, `more than ${before}, the length before it`, length);
+  });
 
   const symbols: { readonly [K in ManifestSymbol]: number } = {
     T: l.maxNumBatchedTokens,

@@ -29,6 +29,7 @@ export const STEP_ARRAYS = [
   "token_ids", // i32 (T)
   "positions", // i32 (T)
   "seq_ids", // i32 (T): row of block_tables
+  "seq_lens", // i32 (B): tokens known of the sequence, computed in this step or not
   "block_tables", // i32 (B, P)
   "sample_rows", // i32 (S): row of the batch whose logits are wanted
   "sample_floats", // f32 (S, 8)
@@ -151,6 +152,8 @@ export interface KvCacheEntry {
   readonly numLayers: number;
   /** Bytes of one block in one layer; a block takes numLayers times that. */
   readonly bytesPerBlock: number;
+  /** Lengths, ascending, beyond which a sequence has other keys: one that grows past is computed anew. Most models have none. */
+  readonly rebuiltBeyond: readonly number[];
 }
 
 export interface Manifest {

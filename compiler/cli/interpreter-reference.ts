@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { findArchitecture } from "../../models/registry.ts";
+import { kvKind } from "../../runtime/batch.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { computeDType } from "../architecture.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
@@ -45,7 +46,7 @@ const STEP = 16;
 
 /**
  * What the engine in `folder` should give for its first token, one token more than a KV block, and `longest` tokens: beginnings of one
- * random sequence from a fixed seed, interpreted once, since no token sees a later one.
+ * random sequence from a fixed seed, those with keys of one kind interpreted once, since no token sees a later one.
  *
  * Throws `CompileError` when the engine's config.json is missing or of an unknown architecture.
  */
@@ -58,22 +59,32 @@ export async function interpreterReference(
   const { graph, read } = interpretable(folder, manifest);
   const { numLayers, vocabSize } = manifest.model;
   const ids = randomTokens(longest, vocabSize);
-  const interpreter = new Interpreter(graph, read, Math.ceil(longest / DEFAULT_KV_BLOCK_SIZE));
-  const steps: Interpretation[] = [];
-  for (let at = 0; at < longest; at += STEP) {
-    onProgress(at, longest);
-    await setImmediate(); // an interruption has its turn
-    steps.push(interpreter.step(oneSequenceStep(ids.slice(at, at + STEP), at, DEFAULT_KV_BLOCK_SIZE, "all")));
+  const lengths = [...[1, DEFAULT_KV_BLOCK_SIZE + 1].filter((length) => length < longest), longest];
+  const kindOf = (length: number) => kvKind(length, manifest.kvCache.rebuiltBeyond);
+  const wholes = new Map(lengths.map((length) => [kindOf(length), length])); // the longest of each kind
+  const total = [...wholes.values()].reduce((a, b) => a + b);
+  const prompts: ReferencePrompt[] = [];
+  let done = 0;
+  for (const [kind, whole] of wholes) {
+    const interpreter = new Interpreter(graph, read, Math.ceil(whole / DEFAULT_KV_BLOCK_SIZE));
+    const steps: Interpretation[] = [];
+    for (let at = 0; at < whole; at += STEP) {
+      onProgress(done + at, total);
+      await setImmediate(); // an interruption has its turn
+      const chunk = ids.slice(at, Math.min(at + STEP, whole));
+      steps.push(interpreter.step(oneSequenceStep(chunk, at, DEFAULT_KV_BLOCK_SIZE, "all", whole)));
+    }
+    done += whole;
+    const logits = concat(steps.map((step) => step.logits));
+    const hidden = Array.from({ length: numLayers + 1 }, (_, l) =>
+      concat(steps.map((step) => step.taps.get(`hidden.${l}`) ?? new Float32Array(0))),
+    );
+    for (const length of lengths.filter((length) => kindOf(length) === kind)) {
+      const begin = (x: Float32Array) => x.subarray(0, (x.length / whole) * length);
+      prompts.push({ ids: ids.slice(0, length), greedy: [], logits: begin(logits), hidden: hidden.map(begin) });
+    }
   }
-  const logits = concat(steps.map((step) => step.logits));
-  const hidden = Array.from({ length: numLayers + 1 }, (_, l) =>
-    concat(steps.map((step) => step.taps.get(`hidden.${l}`) ?? new Float32Array(0))),
-  );
-  const lengths = [1, DEFAULT_KV_BLOCK_SIZE + 1].filter((length) => length < longest);
-  return [...lengths, longest].map((length) => {
-    const begin = (x: Float32Array) => x.subarray(0, (x.length / longest) * length);
-    return { ids: ids.slice(0, length), greedy: [], logits: begin(logits), hidden: hidden.map(begin) };
-  });
+  return prompts;
 }
 
 /** The graph that the engine was compiled from, with its target's roundings, over the tensors it was packed with. */

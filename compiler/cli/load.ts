@@ -57,6 +57,7 @@ export async function loadForVerification(folder: string, flags: LoadFlags & Par
   });
   const engine: Verifiable = {
     maxTokens: Math.min(llm.maxModelLen, decoder.maxModelLen),
+    rebuiltBeyond: manifest.kvCache.rebuiltBeyond,
     forward: (ids, options) => llm.forward(ids, options),
     decode: (ids, options) => decoder.forward(ids, options),
     async greedy(ids, count) {

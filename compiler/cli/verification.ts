@@ -5,6 +5,7 @@
  * reference. Errors are ‖Δ‖/‖ref‖ over a whole tensor and NaN never passes. Rows are one quantity of one prompt; the first one that
  * is off is the first place to look, since rows stand in the order the model computes them.
  */
+import { kvKind } from "../../runtime/batch.ts";
 import type { ModelFacts } from "../../runtime/manifest.ts";
 import type { Golden, ReferencePrompt } from "./golden.ts";
 
@@ -18,6 +19,8 @@ export interface Outputs {
 export interface Verifiable {
   /** Most tokens of prompt and output together. */
   readonly maxTokens: number;
+  /** Lengths beyond which a sequence has other keys, as the manifest says. */
+  readonly rebuiltBeyond: readonly number[];
   /** All tokens in as few steps as the engine's limits allow. */
   forward(ids: readonly number[], options: { hidden: boolean }): Promise<Outputs>;
   /** The same in steps of one token. */
@@ -118,16 +121,25 @@ async function compare(
   const count = Math.min(expected.greedy.length || GREEDY_TOKENS, engine.maxTokens - ids.length);
   const generated = count > 0 ? await engine.greedy(ids, count) : [];
   const fed = [...ids, ...generated.slice(0, -1)];
-  const decoded = await engine.decode(fed, options);
-  const ofPrompt = (x: Float32Array) => x.subarray(0, (x.length / fed.length) * ids.length);
-  pushTensors("decode.", { logits: ofPrompt(decoded.logits), hidden: decoded.hidden?.map(ofPrompt) });
+  // A token generated from n tokens is told by their logits under keys of their kind: the longest beginning of each kind is decoded.
+  const kindOf = (length: number) => kvKind(length, engine.rebuiltBeyond);
+  const lengths = Array.from({ length: fed.length - ids.length + 1 }, (_, i) => ids.length + i);
+  const logitsByKind = new Map<number, Float32Array>();
+  for (const [kind, length] of new Map(lengths.map((n) => [kindOf(n), n]))) {
+    const decoded = await engine.decode(fed.slice(0, length), options);
+    logitsByKind.set(kind, decoded.logits);
+    if (kind !== kindOf(ids.length)) continue;
+    const ofPrompt = (x: Float32Array) => x.subarray(0, (x.length / length) * ids.length);
+    pushTensors("decode.", { logits: ofPrompt(decoded.logits), hidden: decoded.hidden?.map(ofPrompt) });
+  }
 
   if (count <= 0) return rows;
   const differing = (tokens: readonly number[]) => tokens.filter((id, i) => generated[i] !== id).length;
-  const vocab = decoded.logits.length / fed.length;
-  const chosen = Array.from({ length: count }, (_, i) =>
-    argmax(decoded.logits.subarray((ids.length - 1 + i) * vocab).subarray(0, vocab)),
-  );
+  const vocab = expected.logits.length / ids.length;
+  const chosen = Array.from({ length: count }, (_, i) => {
+    const length = ids.length + i;
+    return argmax(logitsByKind.get(kindOf(length))?.subarray((length - 1) * vocab, length * vocab) ?? new Float32Array(0));
+  });
   push("sampler", differing(chosen), 0);
   if (dtype === "float32" && expected.greedy.length > 0) push("greedy", differing(expected.greedy.slice(0, count)), 0);
   return rows;

@@ -132,20 +132,18 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     };
   },
 
-  rope_angles: (s) => {
-    const literals = s.invFreq.map(floatLiteral);
-    const lines = Array.from(
-      { length: Math.ceil(literals.length / 8) },
-      (_, i) => `${literals.slice(8 * i, 8 * i + 8).join(", ")},`,
-    );
-    return {
-      half: s.invFreq.length,
-      cols: s.out.cols,
-      attentionFactor: s.attentionFactor,
-      factorLiteral: floatLiteral(s.attentionFactor),
-      invFreqLines: lines,
-    };
-  },
+  rope_angles: (s) => ({
+    half: s.invFreq.length,
+    cols: s.out.cols,
+    attentionFactor: s.attentionFactor,
+    factorLiteral: floatLiteral(s.attentionFactor),
+    invFreqLines: literalLines(s.invFreq),
+    hasLong: s.long !== null,
+    beyond: s.long?.beyond ?? 0,
+    longInvFreqLines: literalLines(s.long?.invFreq ?? []),
+    frequencies: s.long ? "inv_freq" : "kInvFreq",
+    outArg: kernelArgs(s).length - 1,
+  }),
 
   store_kv: (s, schedule) => storeKv(s, schedule),
 
@@ -232,4 +230,10 @@ function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
     blockTablesArg: next + 3,
     outArg: next + 4,
   };
+}
+
+/** f32 literals, eight a line. */
+function literalLines(values: readonly number[]): string[] {
+  const literals = values.map(floatLiteral);
+  return Array.from({ length: Math.ceil(literals.length / 8) }, (_, i) => `${literals.slice(8 * i, 8 * i + 8).join(", ")},`);
 }

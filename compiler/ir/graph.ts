@@ -5,7 +5,7 @@
  */
 import { CompileError, invariant } from "../errors.ts";
 import { inferType, TypeRuleError } from "./infer.ts";
-import type { Attrs, InputName, Node, NodeOf, Operands, OpName, RopeStyle } from "./ops.ts";
+import type { Attrs, InputName, LongFrequencies, Node, NodeOf, Operands, OpName, RopeStyle } from "./ops.ts";
 import { type Origin, originHere, printOrigins } from "./origin.ts";
 import type { Dim, DType, SymbolName, SymDim, TensorType } from "./tensor-type.ts";
 
@@ -194,6 +194,7 @@ export class Graph {
       token_ids: [this.T],
       positions: [this.T],
       seq_ids: [this.T],
+      seq_lens: [this.B],
       block_tables: [this.B, this.P],
       sample_rows: [this.S],
     }[name];
@@ -317,8 +318,14 @@ export class Graph {
     return this.add("combine", [y, weights, ids], {});
   }
 
-  ropeAngles(positions: Node, invFreq: readonly number[], attentionFactor: number): NodeOf<"rope_angles"> {
-    return this.add("rope_angles", [positions], { invFreq, attentionFactor });
+  ropeAngles(
+    positions: Node,
+    invFreq: readonly number[],
+    attentionFactor: number,
+    long: LongFrequencies | null = null,
+  ): NodeOf<"rope_angles"> {
+    const lengths = long ? [this.input("seq_ids"), this.input("seq_lens")] : [];
+    return this.add("rope_angles", [positions, ...lengths], { invFreq, attentionFactor, long });
   }
 
   rope(x: Node, angles: Node, style: RopeStyle): NodeOf<"rope"> {

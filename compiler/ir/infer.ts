@@ -166,9 +166,22 @@ export const inferType: { readonly [K in OpName]: (operands: Operands<K>, attrs:
     return f32([tokens, y.type.shape[1]!]);
   },
 
-  rope_angles: ([positions], { invFreq }) => {
+  rope_angles: ([positions, ...lengths], { invFreq, long }) => {
     require(positions.type.dtype === "i32" && positions.type.shape.length === 1, () =>
       `positions are ${printType(positions.type)}; expected i32(T)`);
+    require(lengths.length === (long ? 2 : 0), () =>
+      `${lengths.length} operands follow the positions; expected seq_ids and seq_lens with long frequencies, nothing without`);
+    const [seqIds, seqLens] = lengths;
+    if (long && seqIds && seqLens) {
+      require(seqIds.type.dtype === "i32" && sameShape(seqIds.type.shape, positions.type.shape), () =>
+        `seq_ids are ${printType(seqIds.type)} but positions are ${printType(positions.type)}; expected one a token`);
+      require(seqLens.type.dtype === "i32" && seqLens.type.shape.length === 1, () =>
+        `seq_lens are ${printType(seqLens.type)}; expected i32(B)`);
+      require(long.invFreq.length === invFreq.length, () =>
+        `long sequences have ${long.invFreq.length} frequencies, short ones ${invFreq.length}; expected as many`);
+      require(isWhole(long.beyond) && long.beyond > 0, () =>
+        `long frequencies hold beyond ${long.beyond} tokens; expected a whole number of at least 1`);
+    }
     return f32([positions.type.shape[0]!, 2 * invFreq.length]);
   },
   rope: ([x, angles]) => {

@@ -153,11 +153,12 @@ export const meaning: { readonly [K in OpName]: (node: NodeOf<K>, c: Context) =>
     return Float32Array.from(out);
   },
 
-  rope_angles({ operands: [positions], attrs: { invFreq, attentionFactor } }, { i32 }) {
+  rope_angles({ operands: [positions, seqIds, seqLens], attrs: { invFreq, attentionFactor, long } }, { i32 }) {
     const half = invFreq.length;
     const out = new Float32Array(i32(positions).length * 2 * half);
     i32(positions).forEach((position, t) => {
-      invFreq.forEach((frequency, i) => {
+      const length = seqIds && seqLens ? i32(seqLens)[i32(seqIds)[t]!]! : 0;
+      (long && length > long.beyond ? long.invFreq : invFreq).forEach((frequency, i) => {
         const angle = Math.fround(position * Math.fround(frequency));
         out[t * 2 * half + i] = Math.cos(angle) * attentionFactor;
         out[t * 2 * half + half + i] = Math.sin(angle) * attentionFactor;

@@ -8,13 +8,19 @@
 import type { DType, TensorType } from "./tensor-type.ts";
 
 /** What a step hands to a graph. */
-export type InputName = "token_ids" | "positions" | "seq_ids" | "block_tables" | "sample_rows";
+export type InputName = "token_ids" | "positions" | "seq_ids" | "seq_lens" | "block_tables" | "sample_rows";
 
 /** How a head's rotary pairs lie: `half` pairs (i, i + d/2) as NeoX does, `interleaved` pairs (2i, 2i + 1). */
 export type RopeStyle = "half" | "interleaved";
 
+/** The frequencies of sequences longer than `beyond` tokens, as many as of shorter ones (LongRoPE). */
+export interface LongFrequencies {
+  readonly invFreq: readonly number[];
+  readonly beyond: number;
+}
+
 export interface OpTable {
-  /** A per-step input: `token_ids positions seq_ids` i32(T), `block_tables` i32(B, P), `sample_rows` i32(S). */
+  /** A per-step input: `token_ids positions seq_ids` i32(T), `seq_lens` i32(B), `block_tables` i32(B, P), `sample_rows` i32(S). */
   input: { attrs: { name: InputName; type: TensorType }; operands: readonly [] };
   /** A checkpoint tensor, row-major as published. */
   weight: { attrs: { name: string; type: TensorType }; operands: readonly [] };
@@ -85,10 +91,13 @@ export interface OpTable {
   /** Sorted rows y (k·T, N) back at their tokens, weighted and summed: f32(T, N); weights (T, k). */
   combine: { attrs: NoAttrs; operands: readonly [y: Node, weights: Node, ids: Node] };
 
-  /** (T) positions → f32(T, 2·half): cos then sin of position · invFreq, times `attentionFactor`. */
+  /**
+   * (T) positions → f32(T, 2·half): cos then sin of position · invFreq, times `attentionFactor`. With `long` the frequencies depend on
+   * how long the token's whole sequence is: `lengths` are then seq_ids (T) and seq_lens (B).
+   */
   rope_angles: {
-    attrs: { invFreq: readonly number[]; attentionFactor: number };
-    operands: readonly [positions: Node];
+    attrs: { invFreq: readonly number[]; attentionFactor: number; long: LongFrequencies | null };
+    operands: readonly [positions: Node, ...lengths: Node[]];
   };
   /** Rotates the first 2·half elements of each head of x (T, H, D) by angles (T, 2·half). */
   rope: { attrs: { style: RopeStyle }; operands: readonly [x: Node, angles: Node] };

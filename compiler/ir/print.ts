@@ -71,9 +71,10 @@ const attrText: { readonly [K in OpName]: (attrs: Attrs<K>) => string } = {
   grouped_linear: none,
   expert_rows: none,
   combine: none,
-  rope_angles: ({ invFreq, attentionFactor }) => {
-    const ends = [invFreq[0], invFreq.at(-1)].map((f) => f?.toPrecision(7)).join("…");
-    return `invFreq=${ends}${attentionFactor === 1 ? "" : ` attentionFactor=${attentionFactor}`}`;
+  rope_angles: ({ invFreq, attentionFactor, long }) => {
+    const ends = (all: readonly number[]) => [all[0], all.at(-1)].map((f) => f?.toPrecision(7)).join("…");
+    const other = long ? ` beyond=${long.beyond} longInvFreq=${ends(long.invFreq)}` : "";
+    return `invFreq=${ends(invFreq)}${other}${attentionFactor === 1 ? "" : ` attentionFactor=${attentionFactor}`}`;
   },
   rope: ({ style }) => style,
   store_kv: none,

@@ -28,12 +28,16 @@ export interface InterpretEnvironment {
   readonly constants?: Map<Node, Float32Array>;
 }
 
-/** A step of one sequence in blocks 0, 1, 2, …: `tokenIds` at positions from `firstPosition`, logits of every row or of the last. */
+/**
+ * A step of one sequence in blocks 0, 1, 2, …: `tokenIds` at positions from `firstPosition`, logits of every row or of the last.
+ * `length` is how many tokens the sequence has where more are known than this step computes.
+ */
 export function oneSequenceStep(
   tokenIds: readonly number[],
   firstPosition: number,
   blockSize: number,
   sample: "all" | "last",
+  length = firstPosition + tokenIds.length,
 ): StepInputs {
   const T = tokenIds.length;
   const P = Math.ceil((firstPosition + T) / blockSize);
@@ -44,6 +48,7 @@ export function oneSequenceStep(
       token_ids: Int32Array.from(tokenIds),
       positions: Int32Array.from(tokenIds, (_, t) => firstPosition + t),
       seq_ids: new Int32Array(T),
+      seq_lens: Int32Array.of(length),
       block_tables: Int32Array.from({ length: P }, (_, p) => p),
       sample_rows: Int32Array.from(rows),
     },

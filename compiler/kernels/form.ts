@@ -131,11 +131,14 @@ class Former {
       case "expert_rows":
         return; // read by the kernels over sorted rows, by the plan
       case "rope_angles": {
+        const [positions, seqIds, seqLens] = node.operands;
+        const { invFreq, attentionFactor, long } = node.attrs;
         return this.push({
           kind: "rope_angles",
-          positions: this.input(node.operands[0]),
-          invFreq: node.attrs.invFreq,
-          attentionFactor: node.attrs.attentionFactor,
+          positions: this.input(positions),
+          invFreq,
+          attentionFactor,
+          long: long && seqIds && seqLens ? { ...long, seqIds: this.input(seqIds), seqLens: this.input(seqLens) } : null,
           out: this.output(node),
           nodes: [node],
         });

@@ -59,8 +59,10 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     const half = spec.invFreq.length;
     const out = new Float32Array(rowCount(spec.out, env) * spec.out.cols);
     for (let t = 0; t < rowCount(spec.out, env); t++) {
+      const length = spec.long ? env.input(spec.long.seqLens.name)[env.input(spec.long.seqIds.name)[t]!]! : 0;
+      const invFreq = spec.long && length > spec.long.beyond ? spec.long.invFreq : spec.invFreq;
       for (let i = 0; i < half; i++) {
-        const angle = Math.fround(positions[t]! * Math.fround(spec.invFreq[i]!));
+        const angle = Math.fround(positions[t]! * Math.fround(invFreq[i]!));
         out[t * 2 * half + i] = Math.cos(angle) * spec.attentionFactor;
         out[t * 2 * half + half + i] = Math.sin(angle) * spec.attentionFactor;
       }

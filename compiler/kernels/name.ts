@@ -23,7 +23,7 @@ function base(spec: Unnamed): string {
     case "linear":
       return `linear_${spec.w.dtype}_${spec.n}x${spec.k}`;
     case "rope_angles":
-      return `rope_angles_${spec.invFreq.length}`;
+      return `rope_angles_${spec.invFreq.length}${spec.long ? `_beyond_${spec.long.beyond}` : ""}`;
     case "store_kv":
       return `${[...new Set([...chainName(spec.q), ...chainName(spec.k), ...chainName(spec.v)])].map((w) => `${w}_`).join("")}store_kv_${spec.kv.dtype}_${spec.q.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}`;
     case "paged_attention":

@@ -16,7 +16,7 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   embedding: (s) => [value(s.ids), value(s.table), ...s.operands.map(value), value(s.out)],
   rms_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), ...s.operands.map(value), value(s.out)],
   linear: (s) => [value(s.x), value(s.w), ...s.operands.map(value), value(s.out)],
-  rope_angles: (s) => [value(s.positions), value(s.out)],
+  rope_angles: (s) => [value(s.positions), ...optional(s.long?.seqIds), ...optional(s.long?.seqLens), value(s.out)],
   store_kv: (s) => [
     value(s.x),
     ...[s.q, s.k].flatMap((chain) => [...optional(chain.norm?.gain), ...optional(chain.rope?.angles)]),

@@ -4,7 +4,7 @@
  * Specs are formed from a graph by `form.ts`, have a meaning of their own (`interpret.ts`), and are rendered to text by
  * `compiler/codegen`. They name no target: what a target wants of dtypes was settled by `legalize` before.
  */
-import type { InputName, Node, RopeStyle } from "../ir/ops.ts";
+import type { InputName, LongFrequencies, Node, RopeStyle } from "../ir/ops.ts";
 import type { Dim, DType } from "../ir/tensor-type.ts";
 
 /**
@@ -114,6 +114,8 @@ export interface RopeAnglesKernel extends Common {
   readonly positions: InputValue;
   readonly invFreq: readonly number[];
   readonly attentionFactor: number;
+  /** What tokens are turned by whose sequence has more than `beyond` tokens, or null. */
+  readonly long: (LongFrequencies & { readonly seqIds: InputValue; readonly seqLens: InputValue }) | null;
   readonly out: BufferValue;
 }
 

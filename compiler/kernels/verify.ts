@@ -59,7 +59,10 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
   embedding: (s) => ({ columns: [s.table.cols, s.out.cols] }),
   rms_norm: (s) => ({ columns: [s.x.cols, s.gain.cols, s.out.cols], "rows of the gain": [s.gain.rows, 1] }),
   linear: (s) => ({ k: [s.k, s.x.cols, s.w.cols], n: [s.n, s.out.cols], "rows of w": [s.n * s.ways, s.w.rows] }),
-  rope_angles: (s) => ({ columns: [2 * s.invFreq.length, s.out.cols] }),
+  rope_angles: (s) => ({
+    columns: [2 * s.invFreq.length, s.out.cols],
+    "frequencies of short and long sequences": [s.invFreq.length, (s.long ?? s).invFreq.length],
+  }),
   store_kv: (s) => ({
     "columns of q": [s.q.numHeads * s.headDim, s.out.cols],
     "heads of k, v and the cache": [s.k.numHeads, s.v.numHeads, s.kv.numKvHeads],

@@ -25,10 +25,12 @@ export function planKvCache(kernels: readonly KernelSpec[], numLayers: number): 
       `layer ${first.layer} caches ${size(first)}, layer ${other.layer} ${size(other)}; layers whose caches differ in size are not supported`,
     );
   }
+  const rebuiltBeyond = kernels.flatMap((k) => (k.kind === "rope_angles" && k.long ? [k.long.beyond] : []));
   return {
     dtype: manifestDType(first.dtype),
     blockSize: DEFAULT_KV_BLOCK_SIZE,
     numLayers: caches.length,
     bytesPerBlock: kvBlockBytes(first, DEFAULT_KV_BLOCK_SIZE),
+    rebuiltBeyond: [...new Set(rebuiltBeyond)].sort((a, b) => a - b),
   };
 }

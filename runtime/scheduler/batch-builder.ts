@@ -12,6 +12,7 @@ interface Buffers {
   readonly tokenIds: Int32Array;
   readonly positions: Int32Array;
   readonly seqIds: Int32Array;
+  readonly seqLens: Int32Array;
   readonly sampleRows: Int32Array;
   readonly sampleFloats: Float32Array;
   readonly sampleInts: Int32Array;
@@ -46,7 +47,7 @@ export class BatchBuilder {
     }
     buffers.blockTables = atLeast(buffers.blockTables, numSeqs * blocksPerSeq);
 
-    const { tokenIds, positions, seqIds, blockTables } = buffers;
+    const { tokenIds, positions, seqIds, seqLens, blockTables } = buffers;
     let numTokens = 0;
     let numSamples = 0;
     let numEntries = 0;
@@ -59,6 +60,7 @@ export class BatchBuilder {
         positions[numTokens] = p;
         seqIds[numTokens] = i;
       }
+      seqLens[i] = seq.numTokens;
       const used = Math.ceil(end / this.#blockSize);
       const row = i * blocksPerSeq;
       for (let b = 0; b < used; b++) blockTables[row + b] = seq.blockTable[b]!;
@@ -73,6 +75,7 @@ export class BatchBuilder {
       tokenIds: tokenIds.subarray(0, numTokens),
       positions: positions.subarray(0, numTokens),
       seqIds: seqIds.subarray(0, numTokens),
+      seqLens: seqLens.subarray(0, numSeqs),
       blockTables: blockTables.subarray(0, numSeqs * blocksPerSeq),
       numSeqs,
       blocksPerSeq,
@@ -141,6 +144,7 @@ function allocate(limits: BatchLimits): Buffers {
     tokenIds: new Int32Array(limits.maxNumBatchedTokens),
     positions: new Int32Array(limits.maxNumBatchedTokens),
     seqIds: new Int32Array(limits.maxNumBatchedTokens),
+    seqLens: new Int32Array(limits.maxNumSeqs),
     sampleRows: new Int32Array(limits.maxNumSeqs),
     sampleFloats: new Float32Array(limits.maxNumSeqs * SAMPLE_FLOATS_WIDTH),
     sampleInts: new Int32Array(limits.maxNumSeqs * SAMPLE_INTS_WIDTH),

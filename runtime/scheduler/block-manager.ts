@@ -6,8 +6,9 @@
  *                        ▼        │ hit
  *                      free, cached  ──evict──▶ held                   (content known: least recently used goes first)
  *
- * A block's key is SHA-256 over (key of the block before it, its token ids); the first block's parent is the digest of the salt. The
- * key is a cryptographic one on purpose: a hit is trusted without comparing tokens, and prompts are chosen by strangers.
+ * A block's key is SHA-256 over (key of the block before it, its token ids); the first block's parent is the digest of the salts and of
+ * the kind of keys the sequence has. A cryptographic one on purpose: a hit is trusted without comparing tokens, and prompts are chosen by
+ * strangers.
  * It knows no scheduling policy and touches no device memory.
  */
 import { hash } from "node:crypto";
@@ -257,7 +258,7 @@ export class BlockManager {
     const keys = seq.blockHashes;
     while (keys.length <= p) {
       const at = keys.length;
-      const parent = keys[at - 1] ?? hash("sha256", JSON.stringify([this.#salt, seq.cacheSalt]), "binary");
+      const parent = keys[at - 1] ?? hash("sha256", JSON.stringify([this.#salt, seq.cacheSalt, seq.kvKind]), "binary");
       this.#hashBytes.write(parent, 0, DIGEST_BYTES, "latin1");
       for (let i = 0, from = at * this.blockSize; i < this.blockSize; i++) this.#hashTokens[i] = seq.tokens[from + i]!;
       keys.push(hash("sha256", this.#hashBytes, "binary"));

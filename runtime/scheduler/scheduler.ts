@@ -3,11 +3,12 @@
  *
  * Decodes go first, then prefills already begun, then newcomers, each in order of arrival, under a token budget; a prefill takes what
  * is left of the budget and goes on in the next step. When blocks run out the latest arrival gives its own back and is computed anew
- * later. Nothing here waits or talks to a device. State moves when a step is *scheduled*, so `schedule` may be called again before
+ * later; so does a sequence that has grown past a length beyond which its keys are others. Nothing here waits or talks to a device. State moves when a step is *scheduled*, so `schedule` may be called again before
  * the step has reported back: a sequence that awaits its sampled token has nothing to schedule and is passed over.
  *
  * The device must run steps in the order they were scheduled: blocks freed while a step is in flight are handed out at once.
  */
+import { kvKind } from "../batch.ts";
 import { invariant } from "../errors.ts";
 import { BlockManager } from "./block-manager.ts";
 import type { Sequence } from "./sequence.ts";
@@ -17,6 +18,8 @@ export interface SchedulerOptions {
   readonly blockSize: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  /** As the device says it. */
+  readonly rebuiltBeyond: readonly number[];
   readonly enablePrefixCaching: boolean;
   /** Isolates this engine's prefix cache keys from those of others. */
   readonly salt: string;
@@ -39,6 +42,7 @@ export class Scheduler {
   readonly blocks: BlockManager;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
+  readonly #rebuiltBeyond: readonly number[];
   // Both in order of arrival.
   readonly #waiting: Sequence[] = [];
   readonly #running: Sequence[] = [];
@@ -54,6 +58,7 @@ export class Scheduler {
     this.blocks = new BlockManager(options);
     this.maxNumSeqs = options.maxNumSeqs;
     this.maxNumBatchedTokens = options.maxNumBatchedTokens;
+    this.#rebuiltBeyond = options.rebuiltBeyond;
   }
 
   get numWaiting(): number {
@@ -94,6 +99,7 @@ export class Scheduler {
     invariant(seq.sampling !== undefined, "a sequence without sampling settings was queued for generation");
     invariant(seq.numTokens > 0 && seq.numTokens <= this.maxCachedTokens, `a sequence of ${seq.numTokens} tokens was queued`);
     seq.arrival = ++this.#numArrivals;
+    seq.kvKind = kvKind(seq.numTokens, this.#rebuiltBeyond);
     this.#waiting.push(seq);
   }
 
@@ -176,7 +182,13 @@ export class Scheduler {
     for (const seq of step.seqs) seq.numInFlight--;
     for (let i = 0; i < step.sampled.length; i++) {
       const seq = step.sampled[i]!;
-      if (seq.status !== "finished") seq.append(tokenIds[i]!);
+      if (seq.status === "finished") continue;
+      seq.append(tokenIds[i]!);
+      const kind = kvKind(seq.numTokens, this.#rebuiltBeyond);
+      if (kind === seq.kvKind) continue;
+      if (seq.status === "running") this.#preempt(seq);
+      seq.kvKind = kind;
+      seq.blockHashes.length = 0;
     }
   }
 
@@ -193,6 +205,8 @@ export class Scheduler {
         invariant(i === 0 || queue[i - 1]!.arrival < seq.arrival, `${who} is out of order`);
         invariant(seq.numInFlight >= 0, `${who} has ${seq.numInFlight} steps in flight`);
         invariant(seq.numComputedTokens <= seq.numTokens, `${who} has more tokens computed than known`);
+        const kind = kvKind(seq.numTokens, this.#rebuiltBeyond);
+        invariant(seq.kvKind === kind, `${who} has keys of kind ${seq.kvKind}, its ${seq.numTokens} tokens want ${kind}`);
         const blocks = this.blocks.blocksFor(seq.numComputedTokens);
         invariant(seq.numBlocks === blocks, `${who} holds ${seq.numBlocks} blocks for ${seq.numComputedTokens} tokens`);
         invariant(status === "running" || seq.numBlocks === 0, `${who} holds blocks`);
@@ -253,15 +267,20 @@ export class Scheduler {
     while (!this.blocks.allocate(seq, numTokens)) {
       const victim = this.#running.at(-1)!;
       if (victim.lastStep === step) return false;
-      this.#running.pop();
-      this.blocks.free(victim);
-      victim.numComputedTokens = 0;
-      victim.status = "waiting";
-      insertByArrival(this.#waiting, victim);
-      this.#numPreemptions++;
+      this.#preempt(victim);
       if (victim === seq) return false;
     }
     return true;
+  }
+
+  /** Takes its blocks from a running sequence; it waits to be computed anew. */
+  #preempt(seq: Sequence): void {
+    this.#running.splice(this.#running.lastIndexOf(seq), 1);
+    this.blocks.free(seq);
+    seq.numComputedTokens = 0;
+    seq.status = "waiting";
+    insertByArrival(this.#waiting, seq);
+    this.#numPreemptions++;
   }
 }
 

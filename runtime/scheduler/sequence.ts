@@ -38,6 +38,8 @@ export class Sequence {
   numBlocks = 0;
   /** Chained hashes of the full blocks of `tokens`, as far as they were needed. */
   readonly blockHashes: string[] = [];
+  /** Which keys and values a sequence of its length has (`kvKind`): given by the scheduler, part of the hashes. */
+  kvKind = 0;
 
   /** Steps that were scheduled and have not reported back. */
   numInFlight = 0;

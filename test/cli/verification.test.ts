@@ -31,7 +31,13 @@ type Plant = (o: ReturnType<typeof outputs>, ids: readonly number[]) => void;
 
 /** An engine that computes what was recorded, but for what is planted in prefill, in decode and in its tokens. */
 function engine(
-  plants: { forward?: Plant; decode?: Plant; greedy?: (ids: readonly number[]) => readonly number[]; maxTokens?: number } = {},
+  plants: {
+    forward?: Plant;
+    decode?: Plant;
+    greedy?: (ids: readonly number[]) => readonly number[];
+    maxTokens?: number;
+    rebuiltBeyond?: readonly number[];
+  } = {},
 ): Verifiable {
   const computing = (plant?: Plant) => async (ids: readonly number[]) => {
     const result = outputs(ids);
@@ -40,6 +46,7 @@ function engine(
   };
   return {
     maxTokens: plants.maxTokens ?? 100,
+    rebuiltBeyond: plants.rebuiltBeyond ?? [],
     forward: computing(plants.forward),
     decode: computing(plants.decode),
     greedy: async (ids, count) => plants.greedy?.(ids) ?? continuation(ids, count),
@@ -171,6 +178,31 @@ describe("verification against a computed reference", () => {
       const { firstFailure } = await verifyAgainst(wrong, computed, { ...options, dtype });
       expect(firstFailure).toMatchObject({ prompt: 0, what: "sampler", error: 8 });
     }
+  });
+});
+
+describe("an engine whose keys change with the length of a sequence", () => {
+  const computed = prompts.map((p) => ({ ...p, greedy: [] }));
+  const options = { dtype: "bfloat16", tolerance: 0.02, reference: "interpreter" } as const;
+
+  it("is compared under the keys of a prompt's length, its tokens under those of the lengths they were generated from", async () => {
+    const isLong = (length: number) => length > 6;
+    const negated: Plant = ({ logits }, ids) => {
+      if (isLong(ids.length))
+        logits.forEach((x, i) => {
+          logits[i] = -x;
+        });
+    };
+    const lowest = (length: number) => {
+      const row = wave(length * VOCAB, 0).slice(-VOCAB);
+      return row.indexOf(Math.min(...row));
+    };
+    const greedy = (ids: readonly number[]) =>
+      continuation(ids, 8).map((id, i) => (isLong(ids.length + i) ? lowest(ids.length + i) : id));
+    const changing = { forward: negated, decode: negated, greedy };
+    expect(await verifyAgainst(engine({ ...changing, rebuiltBeyond: [6] }), computed, options)).toMatchObject({ ok: true });
+    const { firstFailure } = await verifyAgainst(engine(changing), computed, options);
+    expect(firstFailure).toMatchObject({ prompt: 0, what: "decode.logits" });
   });
 });
 

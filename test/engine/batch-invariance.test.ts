@@ -60,6 +60,7 @@ class RecordingDevice implements Device {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
+  readonly rebuiltBeyond: readonly number[];
   readonly logits = new Map<string, string>();
   readonly #engine: Engine;
   readonly #onStep: () => void;
@@ -72,6 +73,7 @@ class RecordingDevice implements Device {
       maxNumSeqs: this.maxNumSeqs,
       maxNumBatchedTokens: this.maxNumBatchedTokens,
       vocabSize: this.vocabSize,
+      rebuiltBeyond: this.rebuiltBeyond,
     } = engine);
     this.#engine = engine;
     this.#onStep = onStep;

@@ -80,7 +80,7 @@ export function sampleManifest(): Manifest {
         },
       ],
     },
-    kvCache: { dtype: "bf16", blockSize: 32, numLayers: 2, bytesPerBlock: 2 * 2 * 16 * 32 * 2 },
+    kvCache: { dtype: "bf16", blockSize: 32, numLayers: 2, bytesPerBlock: 2 * 2 * 16 * 32 * 2, rebuiltBeyond: [64] },
     arena: {
       bytes: 256 * 64 * 4 + 256 * 96 * 2,
       buffers: [

@@ -5,6 +5,7 @@
 import {
   type Batch,
   type Device,
+  kvKind,
   MAX_LOGPROBS,
   SAMPLE_FLOATS,
   SAMPLE_FLOATS_WIDTH,
@@ -21,6 +22,7 @@ export interface FakeDeviceOptions {
   readonly maxNumSeqs?: number;
   readonly maxNumBatchedTokens?: number;
   readonly vocabSize?: number;
+  readonly rebuiltBeyond?: readonly number[];
   /** Replaces the hash: the logits after `context`. */
   readonly logits?: (context: readonly number[]) => ArrayLike<number>;
   /** Called while each step runs, before it reads its batch; may throw or wait. */
@@ -33,8 +35,9 @@ export function mix(a: number, b: number): number {
   return (h ^ (h >>> 16)) >>> 0;
 }
 
-export function hashLogits(context: readonly number[], vocabSize: number): Float32Array {
-  let h = 1;
+/** Logits after `context` as keys of `kind` (`kvKind`) make them. */
+export function hashLogits(context: readonly number[], vocabSize: number, kind = 0): Float32Array {
+  let h = 1 + kind;
   for (const id of context) h = mix(h, id);
   return Float32Array.from({ length: vocabSize }, (_, v) => (mix(h, v) / 2 ** 32) * 8);
 }
@@ -50,10 +53,12 @@ export class FakeDevice implements Device {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
+  readonly rebuiltBeyond: readonly number[];
   /** Batches as they were run, without their arrays' sharing. */
   readonly log: { readonly numTokens: number; readonly numSeqs: number; readonly numSamples: number }[] = [];
   readonly #options: FakeDeviceOptions;
   readonly #kvTokens: Int32Array;
+  readonly #kvKinds: Int32Array;
   readonly #writtenIn: Int32Array;
   readonly #writer: Int32Array;
   #steps = 0;
@@ -67,8 +72,10 @@ export class FakeDevice implements Device {
     this.maxNumSeqs = options.maxNumSeqs ?? 128;
     this.maxNumBatchedTokens = options.maxNumBatchedTokens ?? 256;
     this.vocabSize = options.vocabSize ?? 64;
+    this.rebuiltBeyond = options.rebuiltBeyond ?? [];
     const slots = this.numBlocks * this.blockSize;
     this.#kvTokens = new Int32Array(slots).fill(-1);
+    this.#kvKinds = new Int32Array(slots);
     this.#writtenIn = new Int32Array(slots);
     this.#writer = new Int32Array(slots);
   }
@@ -96,13 +103,15 @@ export class FakeDevice implements Device {
     const step = ++this.#steps;
     checkBatch(batch, this); // what a real engine insists on
     this.#check(batch);
-    const { tokenIds, positions, seqIds } = batch;
+    const { tokenIds, positions, seqIds, seqLens } = batch;
     const T = tokenIds.length;
+    const kindOf = (seq: number): number => kvKind(seqLens[seq]!, this.rebuiltBeyond);
     this.log.push({ numTokens: T, numSeqs: batch.numSeqs, numSamples: batch.sampleRows.length });
     for (let t = 0; t < T; t++) {
       const slot = this.#slot(batch, seqIds[t]!, positions[t]!);
       expect(this.#writtenIn[slot] !== step || this.#writer[slot] === seqIds[t], `slot ${slot} is written by two sequences`);
       this.#kvTokens[slot] = tokenIds[t]!;
+      this.#kvKinds[slot] = kindOf(seqIds[t]!);
       this.#writtenIn[slot] = step;
       this.#writer[slot] = seqIds[t]!;
     }
@@ -115,8 +124,11 @@ export class FakeDevice implements Device {
       ms: 0.01,
       taps: new Map<string, Float32Array>(),
     };
-    const contexts = Array.from(batch.sampleRows, (row) => this.#context(batch, seqIds[row]!, positions[row]!, step));
-    const rawLogits = contexts.map((context) => this.logitsAfter(context));
+    const kinds = Array.from(batch.sampleRows, (row) => kindOf(seqIds[row]!));
+    const contexts = Array.from(batch.sampleRows, (row, s) =>
+      this.#context(batch, seqIds[row]!, positions[row]!, step, kinds[s]!),
+    );
+    const rawLogits = contexts.map((context, s) => this.logitsAfter(context, kinds[s]));
     for (let s = 0; s < S; s++) this.#sample(batch, s, Float64Array.from(rawLogits[s]!), result);
     for (const name of taps) {
       if (name === "logits") result.taps.set(name, Float32Array.from(rawLogits.flatMap((row) => Array.from(row))));
@@ -129,8 +141,8 @@ export class FakeDevice implements Device {
     return result;
   }
 
-  logitsAfter(context: readonly number[]): ArrayLike<number> {
-    return this.#options.logits?.(context) ?? hashLogits(context, this.vocabSize);
+  logitsAfter(context: readonly number[], kind = 0): ArrayLike<number> {
+    return this.#options.logits?.(context) ?? hashLogits(context, this.vocabSize, kind);
   }
 
   #slot(batch: Batch, seq: number, position: number): number {
@@ -138,12 +150,13 @@ export class FakeDevice implements Device {
     return block * this.blockSize + (position % this.blockSize);
   }
 
-  #context(batch: Batch, seq: number, position: number, step: number): number[] {
+  #context(batch: Batch, seq: number, position: number, step: number, kind: number): number[] {
     const context: number[] = [];
     for (let p = 0; p <= position; p++) {
       const slot = this.#slot(batch, seq, p);
       const id = this.#kvTokens[slot]!;
       expect(id >= 0, `position ${p} was never written`);
+      expect(this.#kvKinds[slot] === kind, `position ${p} holds a key of kind ${this.#kvKinds[slot]}, not ${kind}`);
       expect(
         this.#writtenIn[slot] !== step || this.#writer[slot] === seq,
         `position ${p} is read in the step in which another writes it`,
@@ -154,7 +167,7 @@ export class FakeDevice implements Device {
   }
 
   #check(batch: Batch): void {
-    const { tokenIds, positions, seqIds, blockTables, numSeqs, blocksPerSeq, sampleRows } = batch;
+    const { tokenIds, positions, seqIds, seqLens, blockTables, numSeqs, blocksPerSeq, sampleRows } = batch;
     const T = tokenIds.length;
     const S = sampleRows.length;
     expect(T > 0 && T <= this.maxNumBatchedTokens, `${T} tokens`);
@@ -175,6 +188,7 @@ export class FakeDevice implements Device {
     }
     for (let b = 0; b < numSeqs; b++) {
       expect(ends[b]! >= 0, `sequence ${b} has no tokens`);
+      expect(seqLens[b]! > ends[b]!, `sequence ${b} has ${seqLens[b]} tokens, ${ends[b]! + 1} of them computed`);
       const used = Math.floor(ends[b]! / this.blockSize) + 1;
       const row = Array.from(blockTables.subarray(b * blocksPerSeq, (b + 1) * blocksPerSeq));
       expect(

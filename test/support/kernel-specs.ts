@@ -199,6 +199,7 @@ export function randomEnvironment(
     token_ids: Int32Array.from({ length: T }, () => random.below(vocab)),
     positions: Int32Array.from(positions),
     seq_ids: Int32Array.from(seqIds),
+    seq_lens: Int32Array.from(sequences, (s) => s.length),
     block_tables: tables,
     sample_rows: Int32Array.from({ length: binding.S }, () => random.below(T)),
   };

@@ -28,6 +28,8 @@ const decoder = fc.record({
   width: fc.constantFrom(16, 24, 33),
   weights: fc.constantFrom<DType>("f32", "bf16", "f16"),
   cache: fc.constantFrom<DType>("f32", "bf16", "f16"),
+  /** The length beyond which angles are others, or null; the sample step has 17 tokens. */
+  beyond: fc.constantFrom(null, 16, 17),
   tied: fc.boolean(),
   scaleLogits: fc.boolean(),
   taps: fc.array(fc.nat(), { maxLength: 6 }),
@@ -41,6 +43,7 @@ function build({
   width,
   weights,
   cache,
+  beyond,
   tied,
   scaleLogits,
   taps,
@@ -59,7 +62,8 @@ function build({
   };
   const table = w("embed", 64, width);
   let x: Node = see(g.embedding(g.input("token_ids"), table));
-  const angles = g.ropeAngles(g.input("positions"), [1, 0.3, 0.05], 1.1);
+  const long = beyond === null ? null : { invFreq: [0.8, 0.1, 0.02], beyond };
+  const angles = g.ropeAngles(g.input("positions"), [1, 0.3, 0.05], 1.1, long);
   layers.forEach((l, i) => {
     x = g.scope(`layers.${i}`, () => {
       const [numHeads, numKvHeads] = l.heads as [number, number];

@@ -22,9 +22,11 @@ import {
 const seed = Math.floor(Math.random() * 2 ** 31);
 console.log(`seed ${seed}`);
 
-function errors(spec: KernelSpec, runner: Runner, rows: readonly number[], options: RunOptions = {}): number[] {
+type Shape = NonNullable<Parameters<typeof randomEnvironment>[2]>;
+
+function errors(spec: KernelSpec, runner: Runner, shapes: readonly (number | Shape)[], options: RunOptions = {}): number[] {
   const random = randomSource(seed);
-  const envs = rows.map((r) => randomEnvironment(spec, random, { rows: r }));
+  const envs = shapes.map((s) => randomEnvironment(spec, random, typeof s === "number" ? { rows: s } : s));
   const results = runKernel(spec, runner, envs, { random: random.uniform, ...options });
   return envs.map((env, i) => {
     const reference = copyEnvironment(env);
@@ -33,6 +35,7 @@ function errors(spec: KernelSpec, runner: Runner, rows: readonly number[], optio
   });
 }
 
+const invFreq = Array.from({ length: 24 }, (_, i) => 10000 ** (-i / 24));
 const isNumber = (limit: number) => (error: number) => error <= limit;
 const common = { nodes: [], epilogue: acc, operands: [] };
 
@@ -122,7 +125,6 @@ describe.each(runners())("row kernels on $name", (runner) => {
   });
 
   it("turns positions into angles", () => {
-    const invFreq = Array.from({ length: 24 }, (_, i) => 10000 ** (-i / 24));
     const spec: KernelSpec = {
       kind: "rope_angles",
       name: "rope_angles_under_test",
@@ -130,8 +132,29 @@ describe.each(runners())("row kernels on $name", (runner) => {
       positions: input("positions"),
       invFreq,
       attentionFactor: 1.25,
+      long: null,
       out: buffer("out", 48),
     };
     expect(errors(spec, runner, [1, 300])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
+  });
+
+  it("turns tokens of long sequences by frequencies of their own", () => {
+    const spec: KernelSpec = {
+      kind: "rope_angles",
+      name: "rope_angles_under_test",
+      nodes: [],
+      positions: input("positions"),
+      invFreq,
+      attentionFactor: 1.25,
+      long: { invFreq: invFreq.map((f) => f / 3), beyond: 40, seqIds: input("seq_ids"), seqLens: input("seq_lens") },
+      out: buffer("out", 48),
+    };
+    const sequences = [
+      { length: 40, tokens: 40 },
+      { length: 41, tokens: 5 },
+      { length: 7, tokens: 1 },
+      { length: 90, tokens: 1 },
+    ];
+    expect(errors(spec, runner, [{ sequences }])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
   });
 });

@@ -79,7 +79,26 @@ const kernels: readonly [Isa, KernelSpec][] = [
       positions: input("positions"),
       invFreq: Array.from({ length: 32 }, (_, i) => 10000 ** (-i / 32)),
       attentionFactor: 1,
+      long: null,
       out: buffer("out", 64),
+    },
+  ],
+  [
+    "generic",
+    {
+      kind: "rope_angles",
+      name: "rope_angles_8_beyond_4096",
+      nodes: [],
+      positions: input("positions"),
+      invFreq: Array.from({ length: 8 }, (_, i) => 10000 ** (-i / 8)),
+      attentionFactor: 1.19,
+      long: {
+        invFreq: Array.from({ length: 8 }, (_, i) => 10000 ** (-i / 8) / (i + 1)),
+        beyond: 4096,
+        seqIds: input("seq_ids"),
+        seqLens: input("seq_lens"),
+      },
+      out: buffer("out", 16),
     },
   ],
   [

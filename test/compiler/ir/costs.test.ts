@@ -47,6 +47,13 @@ describe("costs", () => {
     expect(costs([g.gatherRows(x, g.input("sample_rows"))])).toEqual([0, 4 * 3 + 3 * 12 * (4 + 4)]);
   });
 
+  it("of angles by length count the lengths", () => {
+    const { g } = values();
+    const angles = (long: { invFreq: number[]; beyond: number } | null) => g.ropeAngles(g.input("positions"), [1], 1, long);
+    expect(costs([angles(null)])).toEqual([2 * 5 * 2, 4 * 5 + 4 * 5 * 2]);
+    expect(costs([angles({ invFreq: [1], beyond: 9 })])).toEqual([2 * 5 * 2, 4 * 5 + 4 * 5 * 2 + 4 * 5 + 4 * 2]);
+  });
+
   it("of attention cover whole block tables, of a store the tokens of the step", () => {
     const { g, heads } = values();
     const store = g.storeKv(g.kvCache(0, "bf16", 3, 4), heads, heads);

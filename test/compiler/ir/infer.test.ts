@@ -29,6 +29,7 @@ describe("result types", () => {
     ["a linear", ({ g, x, w }) => g.linear(x, w("bf16", 7, 12)), "f32(T, 7)"],
     ["a norm of heads", ({ g, heads, w }) => g.rmsNorm(heads, w("f32", 4), 1e-6), "f32(T, 3, 4)"],
     ["a rotation", ({ g, heads, angles }) => g.rope(heads, angles, "half"), "f32(T, 3, 4)"],
+    ["angles by length", ({ g }) => g.ropeAngles(g.input("positions"), [1], 1, { invFreq: [0.1], beyond: 9 }), "f32(T, 2)"],
     ["a stored cache", ({ g, heads, kv }) => g.storeKv(kv, heads, heads), "bf16(2, 3, 4)"],
     [
       "an attention",
@@ -82,6 +83,30 @@ describe("a type rule refuses", () => {
       "angles wider than a head",
       ({ g, angles, x }) => g.rope(g.reshape(x, [g.T, 4, 3]), angles, "half"),
       /angles rotate 4 elements but a head of x has 3/,
+    ],
+    [
+      "long frequencies that are fewer",
+      ({ g }) => g.ropeAngles(g.input("positions"), [1, 0.1], 1, { invFreq: [1], beyond: 9 }),
+      /long sequences have 1 frequencies, short ones 2; expected as many/,
+    ],
+    [
+      "long frequencies from the first token on",
+      ({ g }) => g.ropeAngles(g.input("positions"), [1], 1, { invFreq: [1], beyond: 0 }),
+      /long frequencies hold beyond 0 tokens; expected a whole number of at least 1/,
+    ],
+    [
+      "long frequencies without lengths",
+      ({ g }) =>
+        g.add("rope_angles", [g.input("positions")], { invFreq: [1], attentionFactor: 1, long: { invFreq: [1], beyond: 9 } }),
+      /0 operands follow the positions; expected seq_ids and seq_lens with long frequencies/,
+    ],
+    [
+      "lengths a token",
+      ({ g }) => {
+        const paging = [g.input("positions"), g.input("seq_lens"), g.input("seq_lens")] as const;
+        return g.add("rope_angles", paging, { invFreq: [1], attentionFactor: 1, long: { invFreq: [1], beyond: 9 } });
+      },
+      /seq_ids are i32\(B\) but positions are i32\(T\); expected one a token/,
     ],
     [
       "keys of another head size",

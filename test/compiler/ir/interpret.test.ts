@@ -131,6 +131,16 @@ describe("the interpreter", () => {
     expect(y.slice(4).map(Math.round)).toEqual([-20, -21, 22, 23]);
   });
 
+  it("turns by the frequencies of a sequence's whole length, however little of it a step computes", () => {
+    const turn = (length: number) =>
+      run(
+        (g) => g.ropeAngles(g.input("positions"), [Math.PI], 3, { invFreq: [Math.PI / 2], beyond: 5 }),
+        oneSequenceStep([7, 8], 1, 4, "last", length),
+      ).map((x) => Math.round(x) + 0);
+    expect(turn(5)).toEqual([-3, 0, 3, 0]); // cos and sin of π, of 2 π
+    expect(turn(6)).toEqual([0, 3, -3, 0]);
+  });
+
   it("lets each sequence see its own past only, through its own blocks, no further than its window", () => {
     // Two sequences interleaved in memory: blocks 3, 0 and block 5. Keys are zero, so attention averages what it sees.
     const attend = (window: number | null) => {
@@ -147,6 +157,7 @@ describe("the interpreter", () => {
             token_ids: Int32Array.from(ids),
             positions: Int32Array.from(positions),
             seq_ids: Int32Array.from(seqs),
+            seq_lens: Int32Array.of(5, 2),
             block_tables: Int32Array.of(3, 0, 5, 5),
             sample_rows: Int32Array.from(rows),
           },

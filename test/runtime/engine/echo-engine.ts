@@ -107,7 +107,7 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
         },
       ],
     },
-    kvCache: { dtype: "f32", blockSize: 16, numLayers: 2, bytesPerBlock: 4096 },
+    kvCache: { dtype: "f32", blockSize: 16, numLayers: 2, bytesPerBlock: 4096, rebuiltBeyond: [] },
     arena: {
       bytes: 65536,
       buffers: [
@@ -165,6 +165,7 @@ export function promptBatch(prompts: readonly (readonly number[])[], tables: rea
     tokenIds: Int32Array.from(prompts.flat()),
     positions: Int32Array.from(prompts.flatMap((prompt) => prompt.map((_, i) => start + i))),
     seqIds: Int32Array.from(prompts.flatMap((prompt, s) => prompt.map(() => s))),
+    seqLens: Int32Array.from(prompts, (prompt) => start + prompt.length),
     blockTables: Int32Array.from(tables.flat()),
     numSeqs: prompts.length,
     blocksPerSeq: tables[0]!.length,

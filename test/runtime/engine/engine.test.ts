@@ -94,6 +94,8 @@ describe("an engine", () => {
     ["a token outside the vocabulary", { tokenIds: Int32Array.of(1, VOCAB) }, /tokenIds\[1\] 100, vocabulary 100/],
     ["a negative block", { blockTables: Int32Array.of(-1) }, /blockTables\[0\] -1/],
     ["a position beyond its table", { positions: Int32Array.of(0, 16) }, /positions\[1\] 16, block table for 16/],
+    ["a position beyond its sequence", { seqLens: Int32Array.of(1) }, /positions\[1\] 1, a sequence of 1 tokens/],
+    ["a sequence without a length", { seqLens: new Int32Array(0) }, /seqLens of 0 numbers, expected 1/],
     ["a sequence without a table", { seqIds: Int32Array.of(0, 1) }, /seqIds\[1\] 1, 1 sequences/],
     ["a sampled row outside", { sampleRows: Int32Array.of(2) }, /sampleRows\[0\] 2, 2 tokens/],
     ["a short array", { sampleInts: new Int32Array(11) }, /sampleInts of 11 numbers, expected 12/],

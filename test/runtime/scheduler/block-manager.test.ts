@@ -41,6 +41,15 @@ describe("BlockManager", () => {
     blocks.checkIntegrity([taker]);
   });
 
+  it("finds a block only for sequences whose keys are of its kind", () => {
+    const blocks = manager(4);
+    const seq = sequence(1, 2, 3);
+    compute(blocks, seq);
+    const ofKind = (kind: number): Sequence => Object.assign(sequence(1, 2, 3), { kvKind: kind });
+    expect(blocks.matchPrefix(ofKind(0), 2).numBlocks).toBe(1);
+    expect(blocks.matchPrefix(ofKind(1), 2).numBlocks).toBe(0);
+  });
+
   it("evicts the least recently used cached block, and of a chain the end first", () => {
     const blocks = manager(5);
     const older = sequence(1, 2, 3, 4, 0);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { SAMPLE_INTS, SAMPLE_INTS_WIDTH } from "../../../runtime/batch.ts";
+import { kvKind, SAMPLE_INTS, SAMPLE_INTS_WIDTH } from "../../../runtime/batch.ts";
 import { type SamplingParams, samplingParams } from "../../../runtime/sampling-params.ts";
 import { BatchBuilder } from "../../../runtime/scheduler/batch-builder.ts";
 import { SamplingState } from "../../../runtime/scheduler/sampling-state.ts";
@@ -12,6 +12,7 @@ const OPTIONS: SchedulerOptions = {
   blockSize: 4,
   maxNumSeqs: 8,
   maxNumBatchedTokens: 32,
+  rebuiltBeyond: [],
   enablePrefixCaching: true,
   salt: "",
 };
@@ -132,6 +133,38 @@ describe("Scheduler", () => {
     scheduler.update(first, Int32Array.of(1, 9));
     expect(younger.numTokens).toBe(5);
     expect(run(scheduler)).toEqual([[2, 5]]);
+  });
+
+  it("computes a sequence anew that has grown past a length beyond which its keys are others", () => {
+    const scheduler = new Scheduler({ ...OPTIONS, rebuiltBeyond: [9] });
+    const seq = newSequence(range(0, 8));
+    scheduler.add(seq);
+    expect([run(scheduler), run(scheduler), run(scheduler), run(scheduler)]).toEqual([
+      [[1, 8]],
+      [[1, 1]], // nine tokens
+      [[1, 10]], // from the first token on: what is in the prefix cache is of the other kind
+      [[1, 1]],
+    ]); // prettier-ignore
+    expect(scheduler.numPreemptions).toBe(1);
+    // Others find what is of their kind.
+    scheduler.add(newSequence([...range(0, 8), 1]));
+    expect(run(scheduler)).toEqual([
+      [1, 1],
+      [2, 1],
+    ]); // prettier-ignore
+    scheduler.add(newSequence([...range(0, 8), 1, 1, 2]));
+    expect(run(scheduler).at(-1)).toEqual([3, 3]);
+  });
+
+  it("does not compute anew what ends with the token that takes it past such a length", () => {
+    const scheduler = new Scheduler({ ...OPTIONS, rebuiltBeyond: [4] });
+    const seq = newSequence(range(0, 4));
+    scheduler.add(seq);
+    run(scheduler);
+    scheduler.finish(seq);
+    expect(scheduler.isIdle).toBe(true);
+    expect(scheduler.blocks.numFreeBlocks).toBe(64);
+    scheduler.checkIntegrity();
   });
 
   it("drops the token of a sequence aborted in flight and frees its blocks at once", () => {
@@ -255,6 +288,8 @@ describe("random arrivals and cancellations", () => {
     ["with room", { numBlocks: 512 }, 0],
     ["short of blocks", { numBlocks: 48, maxNumBatchedTokens: 24 }, 0],
     ["short of blocks, two steps ahead of the device", { numBlocks: 48 }, 2],
+    ["with keys that change as sequences grow", { numBlocks: 512, rebuiltBeyond: [20, 40] }, 2],
+    ["with keys that change, short of blocks", { numBlocks: 48, maxNumBatchedTokens: 24, rebuiltBeyond: [20, 40] }, 0],
   ] as const) {
     it(`keep everything whole over 10,000 steps ${name}`, { timeout: 60_000 }, () => {
       const device = new FakeDevice({ blockSize: 4, maxNumSeqs: 16, maxNumBatchedTokens: 48, maxModelLen: 96, ...options });
@@ -285,7 +320,7 @@ describe("random arrivals and cancellations", () => {
           finished++;
           // Every token is what the model says after the tokens before it.
           for (let p = seq.numPromptTokens; p < seq.numTokens; p++) {
-            const logits = hashLogits(Array.from(seq.tokens.subarray(0, p)), 64);
+            const logits = hashLogits(Array.from(seq.tokens.subarray(0, p)), 64, kvKind(p, device.rebuiltBeyond));
             if (logits[seq.tokens[p]!] !== Math.max(...logits)) expect.fail(`token ${p} of sequence ${seq.arrival} is wrong`);
           }
         }
