@@ -95,8 +95,8 @@ function embedded(config: DecoderConfig, g: Graph, table: Node): Node {
 function rotaryAngles(layers: readonly DecoderLayer[], g: Graph): ReadonlyMap<RopeConfig, Node> {
   const ropes = new Set(layers.flatMap(({ rope }) => (rope ? [rope] : [])));
   const build = (rope: RopeConfig): Node => {
-    const { invFreq, attentionFactor } = ropeFrequencies(rope);
-    return g.scope("rotary_emb", () => g.ropeAngles(g.input("positions"), invFreq, attentionFactor));
+    const { invFreq, attentionFactor, long } = ropeFrequencies(rope);
+    return g.scope("rotary_emb", () => g.ropeAngles(g.input("positions"), invFreq, attentionFactor, long));
   };
   return new Map([...ropes].map((rope) => [rope, build(rope)]));
 }

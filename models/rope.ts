@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { CompileError, UnsupportedError } from "../compiler/errors.ts";
-import type { RopeStyle } from "../compiler/ir/ops.ts";
+import type { LongFrequencies, RopeStyle } from "../compiler/ir/ops.ts";
 import { describe, readFields } from "./config.ts";
 
 /** How frequencies are stretched to reach beyond the trained context. */
@@ -28,6 +28,14 @@ export type RopeScaling =
       readonly betaFast: number;
       readonly betaSlow: number;
       readonly truncate: boolean;
+    }
+  /** LongRoPE, https://arxiv.org/abs/2402.13753: wavelengths stretched pair by pair, those of sequences beyond the trained length otherwise. */
+  | {
+      readonly type: "longrope";
+      readonly originalMaxPositionEmbeddings: number;
+      readonly attentionFactor: number;
+      readonly shortFactors: readonly number[];
+      readonly longFactors: readonly number[];
     };
 
 export interface RopeConfig {
@@ -43,6 +51,11 @@ const theta = z.number().gt(1).max(1e15);
 const factor = z
   .number()
   .min(1)
+  .max(2 ** 16);
+/** By how much one wavelength is stretched. */
+const stretch = z
+  .number()
+  .min(2 ** -16)
   .max(2 ** 16);
 const MOST_POSITIONS = 2 ** 26;
 const positions = z.int().min(1).max(MOST_POSITIONS);
@@ -72,11 +85,27 @@ const yarnFields = z.object({
   truncate: z.boolean().default(true),
 });
 
+const longropeFields = z.object({
+  factor: factor.nullish(),
+  attention_factor: positive.nullish(),
+  original_max_position_embeddings: positions.nullish(),
+  short_factor: z.array(stretch),
+  long_factor: z.array(stretch),
+});
+
+/** What a reader looks at beside the type's own fields. */
+interface Surroundings {
+  readonly maxPositions: number;
+  /** `original_max_position_embeddings` where it stands beside `rope_scaling`, as in Phi-3: it goes before one inside. */
+  readonly originalPositions: number | null | undefined;
+  readonly dim: number;
+}
+
 /** The reader of each known type's own fields, by `rope_type`. */
-const readers: Readonly<Record<RopeScaling["type"], (json: unknown, at: string, maxPositions: number) => RopeScaling>> = {
+const readers: Readonly<Record<RopeScaling["type"], (json: unknown, at: string, around: Surroundings) => RopeScaling>> = {
   default: () => ({ type: "default" }),
   linear: (json, at) => ({ type: "linear", factor: readFields(json, z.object({ factor }), at).factor }),
-  llama3(json, at, maxPositions) {
+  llama3(json, at, { maxPositions }) {
     const fields = readFields(json, llama3Fields, at);
     if (fields.high_freq_factor <= fields.low_freq_factor) {
       throw new CompileError(
@@ -91,7 +120,7 @@ const readers: Readonly<Record<RopeScaling["type"], (json: unknown, at: string, 
       originalMaxPositionEmbeddings: fields.original_max_position_embeddings ?? maxPositions,
     };
   },
-  yarn(json, at, maxPositions) {
+  yarn(json, at, { maxPositions }) {
     const fields = readFields(json, yarnFields, at);
     const original = fields.original_max_position_embeddings ?? maxPositions;
     const scale = fields.factor ?? maxPositions / original;
@@ -112,6 +141,28 @@ const readers: Readonly<Record<RopeScaling["type"], (json: unknown, at: string, 
       truncate: fields.truncate,
     };
   },
+  longrope(json, at, { maxPositions, originalPositions, dim }) {
+    const fields = readFields(json, longropeFields, at);
+    for (const name of ["short_factor", "long_factor"] as const) {
+      const { length } = fields[name];
+      if (length === dim / 2) continue;
+      throw new CompileError(
+        `config.json: ${at}.${name}: expected ${dim / 2} numbers, one for two of ${dim} rotated elements; found ${length}`,
+      );
+    }
+    const original = originalPositions ?? fields.original_max_position_embeddings ?? maxPositions;
+    if (original < 2) {
+      throw new CompileError(`config.json: original_max_position_embeddings: expected at least 2; found ${original}`);
+    }
+    const scale = fields.factor ?? maxPositions / original;
+    return {
+      type: "longrope",
+      originalMaxPositionEmbeddings: original,
+      attentionFactor: fields.attention_factor ?? (scale <= 1 ? 1 : Math.sqrt(1 + Math.log(scale) / Math.log(original))),
+      shortFactors: fields.short_factor,
+      longFactors: fields.long_factor,
+    };
+  },
 };
 
 /** The `rope_type`s this version knows. */
@@ -123,6 +174,7 @@ const ropeFields = z.object({
   rope_theta: theta.nullish(),
   partial_rotary_factor: z.number().positive().max(1).nullish(),
   max_position_embeddings: positions,
+  original_max_position_embeddings: positions.nullish(),
 });
 
 /**
@@ -134,11 +186,12 @@ export function readRope(json: unknown, headDim: number, style: RopeStyle): Rope
   const at = fields.rope_parameters ? "rope_parameters" : "rope_scaling";
   const parameters = fields.rope_parameters ?? fields.rope_scaling ?? {};
   const common = readFields(parameters, scalingFields, at);
-  const type = common.rope_type ?? common.type ?? "default";
+  const said = common.rope_type ?? common.type ?? "default";
+  const type = said === "su" ? "longrope" : said; // its first name
   const reader = Object.hasOwn(readers, type) ? readers[type as RopeScaling["type"]] : undefined;
   if (!reader) {
     throw new UnsupportedError(
-      `config.json: ${at}.rope_type: expected one of ${ROPE_TYPES.join(", ")}; found ${describe(type)}. To add one, write its frequencies in models/rope.ts`,
+      `config.json: ${at}.rope_type: expected one of ${ROPE_TYPES.join(", ")}; found ${describe(said)}. To add one, write its frequencies in models/rope.ts`,
     );
   }
   const dim = Math.trunc(headDim * (common.partial_rotary_factor ?? fields.partial_rotary_factor ?? 1));
@@ -149,7 +202,11 @@ export function readRope(json: unknown, headDim: number, style: RopeStyle): Rope
     theta: common.rope_theta ?? fields.rope_theta ?? 10000,
     dim,
     style,
-    scaling: reader(parameters, at, fields.max_position_embeddings),
+    scaling: reader(parameters, at, {
+      maxPositions: fields.max_position_embeddings,
+      originalPositions: fields.original_max_position_embeddings,
+      dim,
+    }),
   };
 }
 
@@ -159,18 +216,27 @@ export function reachablePositions(rope: RopeConfig, maxPositionEmbeddings: numb
   return Math.max(maxPositionEmbeddings, Math.floor(rope.scaling.originalMaxPositionEmbeddings * rope.scaling.factor));
 }
 
-/** Radians a position turns each pair by, (dim / 2) f32 values, and what cosines and sines are multiplied with. */
-export function ropeFrequencies(rope: RopeConfig): { invFreq: number[]; attentionFactor: number } {
+export interface RopeFrequencies {
+  /** Radians a position turns each pair by, (dim / 2) f32 values. */
+  readonly invFreq: readonly number[];
+  /** What cosines and sines are multiplied with. */
+  readonly attentionFactor: number;
+  /** Those of long sequences where they have others. */
+  readonly long: LongFrequencies | null;
+}
+
+/** The numbers that `rope_angles` is built from. */
+export function ropeFrequencies(rope: RopeConfig): RopeFrequencies {
   const { theta, dim, scaling } = rope;
   const wavelengths = Array.from({ length: dim / 2 }, (_, i) => f32(theta ** f32((2 * i) / dim)));
   const invFreq = wavelengths.map((w) => f32(1 / w));
   switch (scaling.type) {
     case "default":
-      return { invFreq, attentionFactor: 1 };
+      return { invFreq, attentionFactor: 1, long: null };
     case "linear":
-      return { invFreq: invFreq.map((f) => f32(f / scaling.factor)), attentionFactor: 1 };
+      return { invFreq: invFreq.map((f) => f32(f / scaling.factor)), attentionFactor: 1, long: null };
     case "llama3":
-      return { invFreq: invFreq.map((f) => llama3Frequency(f, scaling)), attentionFactor: 1 };
+      return { invFreq: invFreq.map((f) => llama3Frequency(f, scaling)), attentionFactor: 1, long: null };
     case "yarn": {
       const [low, high] = yarnRange(theta, dim, scaling);
       const yarn = wavelengths.map((w, i) => {
@@ -179,7 +245,15 @@ export function ropeFrequencies(rope: RopeConfig): { invFreq: number[]; attentio
         const interpolated = f32(1 / f32(scaling.factor * w));
         return f32(f32(interpolated * f32(1 - kept)) + f32(f32(1 / w) * kept));
       });
-      return { invFreq: yarn, attentionFactor: f32(scaling.attentionFactor) };
+      return { invFreq: yarn, attentionFactor: f32(scaling.attentionFactor), long: null };
+    }
+    case "longrope": {
+      const stretched = (factors: readonly number[]) => wavelengths.map((w, i) => f32(1 / f32(f32(factors[i] as number) * w)));
+      return {
+        invFreq: stretched(scaling.shortFactors),
+        attentionFactor: f32(scaling.attentionFactor),
+        long: { invFreq: stretched(scaling.longFactors), beyond: scaling.originalMaxPositionEmbeddings },
+      };
     }
   }
 }

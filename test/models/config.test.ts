@@ -36,6 +36,9 @@ describe.skipIf(!hasGolden)("both spellings of config.json", () => {
   });
 });
 
+/** A factor for each pair of a head of 16. */
+const eight = [1, 2, 3, 4, 5, 6, 7, 8];
+
 describe("config.json", () => {
   it("may leave out what the family defines", () => {
     expect(llama.readConfig({ ...json, num_key_value_heads: undefined })).toMatchObject({
@@ -103,9 +106,21 @@ describe("config.json", () => {
     [{ quantization_config: { quant_method: "awq" } }, /quantization_config: the checkpoint is quantized \("awq"\)/],
     [
       { rope_scaling: { type: "dynamic", factor: 2 } },
-      /rope_scaling\.rope_type: expected one of default, linear, llama3, yarn; found "dynamic"/,
+      /rope_scaling\.rope_type: expected one of default, linear, llama3, yarn, longrope; found "dynamic"/,
     ],
-    [{ rope_parameters: { rope_type: "longrope" } }, /rope_parameters\.rope_type: expected one of .*; found "longrope"/],
+    [{ rope_parameters: { rope_type: "longrope" } }, /rope_parameters\.short_factor: .*found nothing/],
+    [
+      { rope_scaling: { type: "su", short_factor: eight, long_factor: eight.slice(1) } },
+      /rope_scaling\.long_factor: expected 8 numbers, one for two of 16 rotated elements; found 7/,
+    ],
+    [
+      { rope_scaling: { type: "longrope", short_factor: eight, long_factor: eight.with(3, 0) } },
+      /rope_scaling\.long_factor\.3: .*found 0/,
+    ],
+    [
+      { rope_scaling: { type: "longrope", short_factor: eight, long_factor: eight }, original_max_position_embeddings: 1 },
+      /original_max_position_embeddings: expected at least 2; found 1/,
+    ],
     [{ rope_parameters: { rope_type: "constructor" } }, /rope_parameters\.rope_type: expected one of .*; found "constructor"/],
     [{ rope_scaling: { type: "linear" } }, /config\.json: rope_scaling\.factor: .*found nothing/],
     [{ rope_scaling: { type: "linear", factor: -2 } }, /config\.json: rope_scaling\.factor: .*found -2/],

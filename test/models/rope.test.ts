@@ -75,6 +75,41 @@ describe("rotary frequencies", () => {
     expect(factorOf({ mscale: 2, mscale_all_dim: 1 })).toBeCloseTo((0.2 * Math.log(40) + 1) / (0.1 * Math.log(40) + 1), 12);
   });
 
+  it("of LongRoPE divide each pair's by its own factor, another one beyond the trained length", () => {
+    const factors = { short_factor: [1, 2, 4, 8], long_factor: [2, 20, 200, 2000] };
+    const plain = frequencies({ type: "default" }).invFreq;
+    const divided = (by: readonly number[]) => by.map((f, i) => Math.fround(plain[i]! / f));
+    const spellings = [
+      { original_max_position_embeddings: 64, rope_scaling: { type: "longrope", ...factors } },
+      { original_max_position_embeddings: 64, rope_scaling: { type: "su", ...factors } },
+      { rope_parameters: { rope_type: "longrope", original_max_position_embeddings: 64, factor: 8, ...factors } },
+    ];
+    for (const spelling of spellings) {
+      const rope = ropeFrequencies(readRope({ max_position_embeddings: 512, ...spelling }, 8, "half"));
+      expect(rope.invFreq).toEqual(divided(factors.short_factor));
+      expect(rope.long!.beyond).toBe(64);
+      rope.long!.invFreq.forEach((f, i) => {
+        expect(f / divided(factors.long_factor)[i]!).toBeCloseTo(1, 6);
+        expect(Math.fround(f)).toBe(f);
+      });
+      expect(rope.attentionFactor).toBe(Math.fround(Math.sqrt(1 + Math.log(8) / Math.log(64))));
+    }
+  });
+
+  it("of LongRoPE scale attention by what the file says, and not at all without stretching", () => {
+    const factorOf = (extra: object, top: object = {}) => {
+      const scaling = { rope_type: "longrope", short_factor: [1, 1], long_factor: [1, 1], ...extra };
+      return ropeFrequencies(readRope({ max_position_embeddings: 512, rope_scaling: scaling, ...top }, 4, "half"))
+        .attentionFactor;
+    };
+    expect(factorOf({ attention_factor: 1.5, original_max_position_embeddings: 64 })).toBe(1.5);
+    expect(factorOf({})).toBe(1);
+    // Beside rope_scaling it goes before one inside.
+    expect(factorOf({ original_max_position_embeddings: 64 }, { original_max_position_embeddings: 256 })).toBe(
+      factorOf({ original_max_position_embeddings: 256 }),
+    );
+  });
+
   it("cover the part of a head that partial_rotary_factor says", () => {
     expect(readRope({ max_position_embeddings: 512, partial_rotary_factor: 0.5 }, 64, "interleaved")).toMatchObject({
       dim: 32,

@@ -15,7 +15,7 @@ const families = {
   Glm4: (random, common) => ({ ...common, ...glmRotation(random), attention_bias: flip(random) }),
   Phi3: (random, common) => ({
     ...common,
-    rope_scaling: null,
+    rope_scaling: random.pick([null, { rope_type: "longrope", original_max_position_embeddings: 64 }]),
     partial_rotary_factor: random.pick([1, 0.75, 0.5]),
     sliding_window: maybeWindow(random),
   }),
@@ -112,6 +112,7 @@ export const DENSE_RANDOM_FAMILIES: readonly RandomFamily[] = ["Llama", "Mistral
 /** A config.json of a family. */
 export function randomConfig(random: SeededRandom, family: RandomFamily): ConfigJson {
   const kvHeads = random.pick([1, 1, 2, 3]);
+  const headDim = random.pick([16, 32, 64, 80, 96, 128]);
   const common = {
     architectures: [`${family}ForCausalLM`],
     hidden_size: random.pick([16, 48, 64, 80, 100, 144, 200, 528]),
@@ -120,7 +121,7 @@ export function randomConfig(random: SeededRandom, family: RandomFamily): Config
     ...layers(random, 2),
     num_attention_heads: kvHeads * random.pick([1, 2, 3, 4, 7]),
     num_key_value_heads: kvHeads,
-    head_dim: random.pick([16, 32, 64, 80, 96, 128]),
+    head_dim: headDim,
     vocab_size: random.pick([97, 130, 257, 512, 1001]),
     max_position_embeddings: 256,
     rms_norm_eps: random.pick([1e-6, 1e-5]),
@@ -133,9 +134,10 @@ export function randomConfig(random: SeededRandom, family: RandomFamily): Config
       { rope_type: "linear", factor: 3 },
       { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 64 },
       { rope_type: "yarn", factor: 4, original_max_position_embeddings: 64 },
+      { rope_type: "longrope", original_max_position_embeddings: 64 },
     ]),
   };
-  return families[family](random, common);
+  return withFactors(families[family](random, common));
 }
 
 const WINDOWS = [1, 5, 24, 33, 100];
@@ -168,3 +170,16 @@ const qwenExperts = (random: SeededRandom) => ({
   decoder_sparse_step: 1 + random.below(2),
   mlp_only_layers: random.pick([[], [0]]),
 });
+
+/** LongRoPE's factors, one for each rotated pair of a head. */
+function withFactors(config: ConfigJson): ConfigJson {
+  const scaling = config.rope_scaling as { rope_type?: string } | null;
+  if (scaling?.rope_type !== "longrope") return config;
+  const pairs =
+    Math.trunc(
+      ((config.head_dim as number | undefined) ?? (config.hidden_size as number) / (config.num_attention_heads as number)) *
+        ((config.partial_rotary_factor as number | undefined) ?? 1),
+    ) / 2;
+  const factors = (most: number) => Array.from({ length: pairs }, (_, i) => 1 + ((most - 1) * i) / (2 * pairs));
+  return { ...config, rope_scaling: { ...scaling, short_factor: factors(1.5), long_factor: factors(9) } };
+}

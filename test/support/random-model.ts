@@ -19,10 +19,13 @@ export interface RandomModel {
   readonly weights: (name: string) => Float32Array;
 }
 
-/** The model of `seed`: one of `families`. */
-export function randomModel(seed: number, families: readonly RandomFamily[]): RandomModel & { readonly file: Uint8Array } {
+/** The model of `seed`: of a random shape of one of the families, or of the one shape given. */
+export function randomModel(
+  seed: number,
+  shape: readonly RandomFamily[] | RandomModel["config"],
+): RandomModel & { readonly file: Uint8Array } {
   const random = seededRandom(seed);
-  const config = randomConfig(random, random.pick(families));
+  const config = Array.isArray(shape) ? randomConfig(random, random.pick(shape)) : (shape as RandomModel["config"]);
   const stored = random.pick<WeightDType>(["f32", "bf16", "f16"]);
   const architecture = findArchitecture(config);
   const specs = architecture.weights(architecture.readConfig(config));
@@ -39,9 +42,9 @@ export function randomModel(seed: number, families: readonly RandomFamily[]): Ra
 export function writeRandomModel(
   folder: string,
   seed: number,
-  families: readonly RandomFamily[] = DENSE_RANDOM_FAMILIES,
+  shape: readonly RandomFamily[] | RandomModel["config"] = DENSE_RANDOM_FAMILIES,
 ): RandomModel & { readonly folder: string } {
-  const { config, weights, file } = randomModel(seed, families);
+  const { config, weights, file } = randomModel(seed, shape);
   mkdirSync(folder);
   writeFileSync(join(folder, "config.json"), JSON.stringify(config));
   writeFileSync(join(folder, "model.safetensors"), file);
