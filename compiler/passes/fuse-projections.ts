@@ -7,14 +7,19 @@
  * where gate and up meet. It looks at all users of a value, so it is a function, not a list of rules.
  */
 import type { Graph } from "../ir/graph.ts";
-import type { Node, NodeOf } from "../ir/ops.ts";
+import { ELEMENTWISE, type Node, type NodeOf } from "../ir/ops.ts";
 import { mergeOrigins } from "../ir/origin.ts";
 import { printExpression } from "../ir/print.ts";
 import type { Pass } from "./pass.ts";
 
+type Linear = NodeOf<"linear"> | NodeOf<"grouped_linear">;
+
+/** Elementwise nodes between gate, up and where they meet: a clamped SwiGLU has nine. */
+const MOST_NODES = 32;
+
 /** A projection of a group: `root` is the value that becomes a slice, the linear itself or its sum with the bias. */
 interface Member {
-  readonly linear: NodeOf<"linear">;
+  readonly linear: Linear;
   readonly root: Node;
   readonly bias: Node | null;
 }
@@ -53,11 +58,16 @@ export const fuseProjections: Pass = {
 
 function fuse(group: Group, graph: Graph, into: Graph, map: (old: Node) => Node): Node {
   const { members } = group;
-  const joined = (nodes: readonly Node[]) => into.concat(nodes.map(map), 0);
+  const [first] = members as readonly [Member, ...Member[]];
   return into.withOrigins(mergeOrigins(members.map((m) => graph.originsOf(m.linear))), () => {
-    const product = into.linear(map(members[0]!.linear.operands[0]), joined(members.map((m) => m.linear.operands[1])));
-    const biases = members.map((m) => m.bias).filter((b) => b !== null);
-    return biases.length > 0 ? into.plus(product, joined(biases)) : product;
+    const x = map(first.linear.operands[0]);
+    const weights = members.map((m) => map(m.linear.operands[1]));
+    // The output axis of a matrix is its first, of a stack of matrices its second.
+    if (first.linear.op === "grouped_linear")
+      return into.groupedLinear(x, into.concat(weights, 1), map(first.linear.operands[2]));
+    const product = into.linear(x, into.concat(weights, 0));
+    const biases = members.flatMap((m) => (m.bias ? [map(m.bias)] : []));
+    return biases.length > 0 ? into.plus(product, into.concat(biases, 0)) : product;
   });
 }
 
@@ -73,7 +83,7 @@ function findGroups(graph: Graph): Group[] {
   // A weight with another reader (a tied embedding table) stays as it is: joined, it would be stored twice.
   const isFree = ({ linear }: Member) => {
     const [, w] = linear.operands;
-    return !taken.has(linear) && w.op === "weight" && users.get(w)?.length === 1;
+    return !taken.has(linear) && users.get(w)?.length === 1;
   };
   const add = (name: string, members: readonly Member[]) => {
     if (!members.every(isFree) || !joinable(members.map((m) => m.linear))) return;
@@ -82,17 +92,15 @@ function findGroups(graph: Graph): Group[] {
   };
 
   for (const node of nodes) {
-    // silu(gate) · up, gate first, where nothing else reads either: one kernel computes both halves of each column and their
-    // product. Biases stay behind the slices, where the elementwise work is.
-    if (node.op === "mul") {
-      const silu = node.operands.find((o) => o.op === "silu");
-      const [gate, up] = [silu?.operands[0], node.operands.find((o) => o !== silu)].map(projection);
-      if (!silu || !gate || !up || gate.linear.type.shape.at(-1) !== up.linear.type.shape.at(-1)) continue;
-      if (![silu, gate.root, gate.linear, up.root, up.linear].every(isPrivate)) continue;
-      add(
-        "gate and up are one linear",
-        [gate, up].map(({ linear }) => ({ linear, root: linear, bias: null })),
-      );
+    // Gate and up, where nothing else reads either: one kernel computes both halves of each column and what becomes of them.
+    // Biases stay behind the slices, where the elementwise work is.
+    if (ELEMENTWISE.has(node.op)) {
+      const pair = meetingAt(node, users, named);
+      if (pair)
+        add(
+          "gate and up are one linear",
+          pair.map((linear) => ({ linear, root: linear, bias: null })),
+        );
     }
     // q, k and v of one attention, biases with them when each has its own, all of one dtype.
     if (node.op === "paged_attention" && node.operands[1].op === "store_kv") {
@@ -108,9 +116,32 @@ function findGroups(graph: Graph): Group[] {
   return groups;
 }
 
+/**
+ * The two linears of one input whose values meet in `node` and go nowhere else; the one deeper in the expression, under the
+ * activation, first.
+ */
+function meetingAt(node: Node, users: ReadonlyMap<Node, readonly Node[]>, named: ReadonlySet<Node>): readonly Linear[] | null {
+  const inside = new Set<Node>();
+  const depths = new Map<Linear, number>();
+  const visit = (at: Node, depth: number): void => {
+    if (at.op === "linear" || at.op === "grouped_linear") depths.set(at, Math.max(depth, depths.get(at) ?? 0));
+    if (inside.has(at) || inside.size > MOST_NODES) return;
+    if (!ELEMENTWISE.has(at.op)) return;
+    inside.add(at);
+    for (const operand of at.operands) visit(operand, depth + 1);
+  };
+  visit(node, 0);
+  const [first, second, more] = [...depths].sort(([a, p], [b, q]) => q - p || a.id - b.id).map(([linear]) => linear);
+  if (!first || !second || more || first.type.shape.at(-1) !== second.type.shape.at(-1)) return null;
+  const staysInside = (n: Node) => n === node || (!named.has(n) && (users.get(n) ?? []).every((user) => inside.has(user)));
+  return [first, second, ...inside].every(staysInside) ? [first, second] : null;
+}
+
 /** Whether linears read the same value through weights of one dtype. */
-const joinable = ([first, ...others]: readonly NodeOf<"linear">[]): boolean =>
-  others.every((o) => o.operands[0] === first?.operands[0] && o.operands[1].type.dtype === first.operands[1].type.dtype);
+const joinable = ([first, ...others]: readonly Linear[]): boolean =>
+  others.every(
+    (o) => o.op === first?.op && o.operands[0] === first.operands[0] && o.operands[1].type.dtype === first.operands[1].type.dtype,
+  );
 
 /** `node` as a linear or as the sum of one and its bias vector, or null. */
 function projection(node: Node | undefined): Member | null {

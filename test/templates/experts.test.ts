@@ -316,10 +316,9 @@ describe.each(runners())("routing on $name", (runner) => {
     envs.forEach((env, i) => {
       const reference = copyEnvironment(env);
       interpretKernel(spec, reference);
-      expect([...(results[i]?.outs[0] as Float32Array)]).toEqual([...(reference.buffers.get("ids") as Float32Array)]);
-      expect(relativeError(results[i]?.outs[1] as Float32Array, reference.buffers.get("weights") as Float32Array)).toBeLessThan(
-        1e-6,
-      );
+      const [ids, weights] = (results[i] as KernelResult).outs as [Float32Array, Float32Array];
+      expect([...ids]).toEqual([...(reference.buffers.get("ids") as Float32Array)]);
+      expect(relativeError(weights, reference.buffers.get("weights") as Float32Array)).toBeLessThan(1e-6);
     });
   });
 

@@ -78,7 +78,7 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
       model(({ g, x, w }) => {
         const pairs = g.reshape(w("pairs", 32, 96), [32, 48, 2]);
         const part = (start: number) => g.transpose(g.reshape(g.slice(pairs, 2, start, 1), [32, 48]));
-        const up = g.mul(g.silu(g.linear(x, part(0))), g.linear(x, part(1)));
+        const up = g.mul(g.silu(g.linear(x, part(0))), g.linear(g.silu(x), part(1)));
         const down = g.plus(g.linear(up, w("down", 32, 48)), g.slice(w("biases", 40), 0, 8, 32));
         const placed = g.plus(down, g.embedding(g.input("positions"), g.slice(w("positions", 66, 32), 0, 2, 64)));
         return g.rmsNorm(placed, g.plus(w("gain", 32), g.constant(1)), 1e-6);

@@ -131,10 +131,30 @@ describe("fuse-projections", () => {
       const linear = (name: string, n = 6) => g.linear(x, w(name, n, 4));
       g.tap("looked at", g.mul(g.silu(g.tap("a", linear("a"))), linear("b")));
       const read = linear("d");
-      g.tap("read twice", g.plus(read, g.mul(g.silu(linear("c")), read)));
+      g.tap("read elsewhere", g.mul(g.silu(linear("c")), read));
+      g.tap("elsewhere", g.linear(read, w("g", 4, 6)));
       g.tap("one for all", g.mul(g.silu(linear("e")), g.linear(x, w("f", 6, 4))));
     });
     expect(text.match(/= concat %\d+ %\d+ /g)).toHaveLength(1);
+  });
+
+  it("joins gate and up whatever becomes of them, in any number of steps, and experts' by expert", () => {
+    const clamped = (g: Graph, gate: Node, up: Node) => {
+      const low = g.min(gate, g.constant(7));
+      return g.mul(g.plus(up, g.constant(1)), g.mul(low, g.sigmoid(g.mul(low, g.constant(1.7)))));
+    };
+    const text = fused(({ g, x, w }) => {
+      g.tap("gelu", g.mul(g.geluTanh(g.linear(x, w("a", 6, 4))), g.linear(x, w("b", 6, 4))));
+      g.tap("clamped", clamped(g, g.linear(x, w("c", 6, 4)), g.linear(x, w("d", 6, 4))));
+      const ids = g.topK(g.linear(x, w("router", 8, 4)), 2);
+      const rows = g.dispatch(x, ids);
+      const stack = (name: string) => g.groupedLinear(rows, g.weight(name, { dtype: "f32", shape: [8, 6, 4] }), ids);
+      const bias = (name: string) => g.expertRows(g.weight(name, { dtype: "f32", shape: [8, 6] }), ids);
+      g.tap("experts", clamped(g, g.plus(stack("gates"), bias("gate_bias")), g.plus(stack("ups"), bias("up_bias"))));
+    });
+    expect(text.match(/= linear .*\(T, 12\)/g)).toHaveLength(2);
+    expect(text.match(/= concat .*axis=1 : f32\(8, 12, 4\)/g)).toHaveLength(1);
+    expect(text.match(/= grouped_linear .*\(2·T, 12\)/g)).toHaveLength(1);
   });
 
   it("declines when inputs or dtypes differ, or a weight is read elsewhere too", () => {
