@@ -45,7 +45,7 @@ export function runPasses(graph: Graph, passes: readonly Pass[], options: PassOp
     for (const claim of pass.requires ?? []) verifyClaim(current, claim, `before ${pass.name}`);
     const result = runPass(current, pass);
     firings.push(...result.firings);
-    current = result.graph.rebuild();
+    current = result.graph;
     verifyGraph(current);
     for (const claim of pass.ensures ?? []) verifyClaim(current, claim, `after ${pass.name}`);
     dump(i + 1, pass.name, current);
@@ -57,5 +57,5 @@ function runPass(graph: Graph, pass: Pass): Rewritten {
   if ("rules" in pass) return rewriteGraph(graph, pass.rules, pass.name);
   const firings: Firing[] = [];
   const record = (rule: string, before: string, after: string) => firings.push({ pass: pass.name, rule, before, after });
-  return { graph: pass.run(graph, record), firings };
+  return { graph: pass.run(graph, record).rebuild(), firings };
 }

@@ -40,7 +40,8 @@ export interface Rewritten {
 }
 
 /**
- * Applies `rules` in order to every live node until a whole sweep changes nothing.
+ * Applies `rules` in order to every live node until a whole sweep changes nothing. The graph itself when no rule fires, else one of
+ * live nodes only.
  * Throws `InternalError` naming the rule that keeps firing, or one that changes a value's shape.
  */
 export function rewriteGraph(graph: Graph, rules: readonly Rule[], pass: string): Rewritten {
@@ -49,7 +50,8 @@ export function rewriteGraph(graph: Graph, rules: readonly Rule[], pass: string)
   let current = graph;
   for (let before = -1; firings.length !== before; ) {
     before = firings.length;
-    current = current.rebuild((old, map, into) => simplify(into.copy(old, map), into));
+    const swept = current.rebuild((old, map, into) => simplify(into.copy(old, map), into));
+    if (firings.length > 0) current = swept;
   }
   return { graph: current, firings };
 
