@@ -9,11 +9,21 @@ import { findArchitecture } from "../../models/registry.ts";
 
 const root = join(import.meta.dirname, "../../../shared/golden");
 
-/** The dense families whose architectures this version compiles. */
-export const DENSE_FAMILIES = ["llama", "llama-rope3", "mistral", "mistral-swa", "qwen2", "qwen2-yarn", "qwen3"] as const;
+/** The families whose layers are attention and a dense MLP between RMS norms. */
+export const DENSE_FAMILIES = [
+  "llama",
+  "llama-rope3",
+  "mistral",
+  "mistral-swa",
+  "qwen2",
+  "qwen2-yarn",
+  "qwen3",
+  "glm4",
+  "phi3",
+] as const;
 
 /** All families whose architectures this version compiles. */
-export const FAMILIES = [...DENSE_FAMILIES, "qwen2-moe", "qwen3-moe", "glm4-moe", "gpt-oss"] as const;
+export const FAMILIES = [...DENSE_FAMILIES, "gemma3", "opt", "qwen2-moe", "qwen3-moe", "glm4-moe", "gpt-oss"] as const;
 
 export const hasGolden = existsSync(root);
 
