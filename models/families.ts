@@ -44,7 +44,7 @@ export const FAMILIES: readonly Family[] = [
   {
     architecture: phi3,
     models: "Phi-3, Phi-4",
-    features: "fused q-k-v and gate-up; partial rotation; sliding window",
+    features: "fused q-k-v and gate-up; partial rotation; LongRoPE; sliding window",
   },
   {
     architecture: gemma3,

@@ -38,7 +38,7 @@ describe.each(RANDOM_FAMILIES)("any %s model", (family) => {
     expectClose(logitsOf(runPasses(graph, passes).graph), logits, 1e-5, what);
 
     const interpreter = new Interpreter(graph, model.weights, 4);
-    const each = ids.map((id, t) => Array.from(interpreter.step(oneSequenceStep([id], t, 16, "last")).logits));
+    const each = ids.map((id, t) => Array.from(interpreter.step(oneSequenceStep([id], t, 16, "last", ids.length)).logits));
     expectClose(each.flat(), logits, 1e-5, what);
   });
 });

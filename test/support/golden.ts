@@ -20,6 +20,7 @@ export const DENSE_FAMILIES = [
   "qwen3",
   "glm4",
   "phi3",
+  "phi3-longrope",
 ] as const;
 
 /** All families whose architectures this version compiles. */

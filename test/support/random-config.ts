@@ -7,18 +7,26 @@ type ConfigJson = Readonly<Record<string, unknown>>;
 
 /** A config.json of each family, by the first part of its architecture's name. */
 const families = {
-  Llama: (random, common) => ({ ...common, attention_bias: flip(random), mlp_bias: flip(random) }),
+  Llama: (random, common) => ({
+    ...common,
+    rope_scaling: random.pick([common.rope_scaling, common.rope_scaling, longrope(random, common.head_dim as number)]),
+    attention_bias: flip(random),
+    mlp_bias: flip(random),
+  }),
   Mistral: (random, common) => ({ ...common, sliding_window: maybeWindow(random) }),
   Qwen2: (random, common) => ({ ...common, ...qwenWindows(random) }),
   Qwen3: (random, common) => ({ ...common, ...qwenWindows(random), attention_bias: flip(random) }),
   Glm: (random, common) => ({ ...common, ...glmRotation(random), attention_bias: flip(random) }),
   Glm4: (random, common) => ({ ...common, ...glmRotation(random), attention_bias: flip(random) }),
-  Phi3: (random, common) => ({
-    ...common,
-    rope_scaling: random.pick([null, { rope_type: "longrope", original_max_position_embeddings: 64 }]),
-    partial_rotary_factor: random.pick([1, 0.75, 0.5]),
-    sliding_window: maybeWindow(random),
-  }),
+  Phi3(random, common) {
+    const partial = random.pick([1, 0.75, 0.5]);
+    return {
+      ...common,
+      rope_scaling: random.pick([null, longrope(random, partial * (common.head_dim as number))]),
+      partial_rotary_factor: partial,
+      sliding_window: maybeWindow(random),
+    };
+  },
   Gemma3: (random, { hidden_act: _, ...common }) => ({
     ...common,
     ...layers(random, 3),
@@ -112,7 +120,6 @@ export const DENSE_RANDOM_FAMILIES: readonly RandomFamily[] = ["Llama", "Mistral
 /** A config.json of a family. */
 export function randomConfig(random: SeededRandom, family: RandomFamily): ConfigJson {
   const kvHeads = random.pick([1, 1, 2, 3]);
-  const headDim = random.pick([16, 32, 64, 80, 96, 128]);
   const common = {
     architectures: [`${family}ForCausalLM`],
     hidden_size: random.pick([16, 48, 64, 80, 100, 144, 200, 528]),
@@ -121,7 +128,7 @@ export function randomConfig(random: SeededRandom, family: RandomFamily): Config
     ...layers(random, 2),
     num_attention_heads: kvHeads * random.pick([1, 2, 3, 4, 7]),
     num_key_value_heads: kvHeads,
-    head_dim: headDim,
+    head_dim: random.pick([16, 32, 64, 80, 96, 128]),
     vocab_size: random.pick([97, 130, 257, 512, 1001]),
     max_position_embeddings: 256,
     rms_norm_eps: random.pick([1e-6, 1e-5]),
@@ -134,10 +141,9 @@ export function randomConfig(random: SeededRandom, family: RandomFamily): Config
       { rope_type: "linear", factor: 3 },
       { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 64 },
       { rope_type: "yarn", factor: 4, original_max_position_embeddings: 64 },
-      { rope_type: "longrope", original_max_position_embeddings: 64 },
     ]),
   };
-  return withFactors(families[family](random, common));
+  return families[family](random, common);
 }
 
 const WINDOWS = [1, 5, 24, 33, 100];
@@ -150,6 +156,13 @@ const layers = (random: SeededRandom, most: number) => ({ num_hidden_layers: 1 +
 function qwenWindows(random: SeededRandom) {
   const window = maybeWindow(random);
   return { use_sliding_window: window !== null, sliding_window: window, max_window_layers: random.below(2) };
+}
+
+/** A rotation of `dim` elements of each head whose frequencies are others beyond a few tokens. */
+function longrope(random: SeededRandom, dim: number) {
+  const factors = (most: number) => Array.from({ length: dim / 2 }, (_, i) => 1 + ((most - 1) * i) / dim);
+  const original_max_position_embeddings = random.pick([20, 64]);
+  return { type: "longrope", original_max_position_embeddings, short_factor: factors(1.5), long_factor: factors(9) };
 }
 
 const glmRotation = (random: SeededRandom) => random.pick([{}, { partial_rotary_factor: 1 }, { partial_rotary_factor: 0.25 }]);
@@ -170,16 +183,3 @@ const qwenExperts = (random: SeededRandom) => ({
   decoder_sparse_step: 1 + random.below(2),
   mlp_only_layers: random.pick([[], [0]]),
 });
-
-/** LongRoPE's factors, one for each rotated pair of a head. */
-function withFactors(config: ConfigJson): ConfigJson {
-  const scaling = config.rope_scaling as { rope_type?: string } | null;
-  if (scaling?.rope_type !== "longrope") return config;
-  const pairs =
-    Math.trunc(
-      ((config.head_dim as number | undefined) ?? (config.hidden_size as number) / (config.num_attention_heads as number)) *
-        ((config.partial_rotary_factor as number | undefined) ?? 1),
-    ) / 2;
-  const factors = (most: number) => Array.from({ length: pairs }, (_, i) => 1 + ((most - 1) * i) / (2 * pairs));
-  return { ...config, rope_scaling: { ...scaling, short_factor: factors(1.5), long_factor: factors(9) } };
-}
