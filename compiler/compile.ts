@@ -13,7 +13,8 @@ import type { Manifest, ModelFacts } from "../runtime/manifest.ts";
 import type { ModelConfig } from "./architecture.ts";
 import { librarySources } from "./codegen/render.ts";
 import { copyModelFiles, hashFiles, writeKernelSources, writeManifest } from "./engine/contents.ts";
-import { ensureSpace, writeEngineFolder } from "./engine/folder.ts";
+import { ensureSpace } from "./engine/disk.ts";
+import { writeEngineFolder } from "./engine/folder.ts";
 import { buildLibrary } from "./engine/library.ts";
 import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
 import { writeModule, writePackage } from "./engine/package.ts";
@@ -88,7 +89,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
     tieWordEmbeddings: request.config.tieWordEmbeddings,
   });
-  await ensureSpace(folder, plan.bytes + 2 ** 24);
+  await ensureSpace(folder, plan.bytes + 2 ** 24, "-o");
   const seconds = { generate: since(start), pack: 0, build: 0 };
 
   await writeEngineFolder(folder, async (temporary) => {

@@ -7,15 +7,18 @@
  */
 import { createHash, randomBytes } from "node:crypto";
 import { existsSync, rmSync } from "node:fs";
-import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { CompileError } from "../errors.ts";
+import { writeError } from "./disk.ts";
 import { WEIGHTS_FILE } from "./manifest.ts";
 
 /** Leftovers of another machine (a shared disk) cannot be asked whether they live; nobody compiles for this long. */
 const ABANDONED_MS = 24 * 3600 * 1000;
 const LEFTOVER = /\.(tmp|old)-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})-[0-9a-f]{8}$/;
+/** How errors of writing speak of it. */
+const WRITTEN = { what: "engine", flag: "-o" };
 /** Times that a finished engine is moved into place while others do the same. */
 const ATTEMPTS = 20;
 
@@ -28,7 +31,7 @@ export async function writeEngineFolder(target: string, fill: (folder: string) =
   const path = resolve(target);
   await refuseForeign(path);
   await mkdir(dirname(path), { recursive: true }).catch((error: unknown) => {
-    throw explained(error, path);
+    throw writeError(error, path, WRITTEN);
   });
   await recoverEngineFolder(path);
   const id = `${hostTag()}-${process.pid}-${await startOf(process.pid)}-${randomBytes(4).toString("hex")}`;
@@ -42,23 +45,11 @@ export async function writeEngineFolder(target: string, fill: (folder: string) =
     await replace(path, temporary, `${path}.old-${id}`);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
-    throw explained(error, path);
+    throw writeError(error, path, WRITTEN);
   } finally {
     process.removeListener("exit", onExit);
   }
   await syncFolder(dirname(path));
-}
-
-/** Throws `CompileError` unless at least `bytes` can still be written beside `target`. */
-export async function ensureSpace(target: string, bytes: number): Promise<void> {
-  let folder = dirname(resolve(target));
-  while (!existsSync(folder) && folder !== dirname(folder)) folder = dirname(folder);
-  const { bavail, bsize } = await statfs(folder);
-  if (bavail * bsize < bytes) {
-    throw new CompileError(
-      `${target} needs ${megabytes(bytes)} MB, but its disk has ${megabytes(bavail * bsize)} MB left: free some, or choose another place with -o`,
-    );
-  }
 }
 
 /**
@@ -123,23 +114,6 @@ async function refuseForeign(path: string): Promise<void> {
     refuse(`a folder without manifest.json, ${WEIGHTS_FILE} and kernels/`);
 }
 
-/** The error a user can act on. */
-function explained(error: unknown, path: string): unknown {
-  const code = codeOf(error);
-  if (code === "ENOSPC" || code === "EDQUOT") {
-    return new CompileError(
-      `the disk of ${path} is full; nothing was kept of the unfinished engine: free some space, or choose another place with -o`,
-      { cause: error },
-    );
-  }
-  if (["EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"].includes(code as string)) {
-    return new CompileError(`${path} cannot be written: ${(error as Error).message}; choose another place with -o`, {
-      cause: error,
-    });
-  }
-  return error;
-}
-
 async function syncFolder(folder: string): Promise<void> {
   // Folders cannot be opened everywhere (Windows); the rename is atomic without it, only later on the disk.
   const handle = await open(folder, "r").catch(() => null);
@@ -180,7 +154,6 @@ async function isAbandoned(folder: string): Promise<boolean> {
 const hostTag = (): string => createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
 const codeOf = (error: unknown): unknown => (error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined);
 const isInTheWay = (error: unknown): boolean => ["ENOTEMPTY", "EEXIST", "EPERM"].includes(codeOf(error) as string);
-const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0);
 
 function ignoreMissing(error: unknown): void {
   if (codeOf(error) !== "ENOENT") throw error;

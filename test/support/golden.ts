@@ -1,11 +1,11 @@
 /**
  * The recorded reference models of `../shared/golden`: folders, configurations, prompts and what the reference computed.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ModelConfig } from "../../compiler/architecture.ts";
 import { Graph, type StepLimits } from "../../compiler/ir/graph.ts";
-import { findArchitecture } from "../../models/registry.ts";
+import { ARCHITECTURES, findArchitecture } from "../../models/registry.ts";
 
 const root = join(import.meta.dirname, "../../../shared/golden");
 
@@ -30,6 +30,16 @@ export const hasGolden = existsSync(root);
 
 export const goldenFolder = (family: string): string => join(root, family);
 
+export const readJson = (family: string, file: string): unknown =>
+  JSON.parse(readFileSync(join(goldenFolder(family), file), "utf8"));
+
+/** Every recorded model whose architecture this version compiles. */
+export const GOLDEN_FAMILIES: readonly string[] = (hasGolden ? readdirSync(root) : []).filter((family) => {
+  if (!existsSync(join(root, family, "golden.json"))) return false;
+  const { architectures } = readJson(family, "config.json") as { architectures: readonly string[] };
+  return ARCHITECTURES.some((a) => architectures.includes(a.name));
+});
+
 export interface GoldenFacts {
   readonly prompts: readonly (readonly number[])[];
   readonly greedy: readonly (readonly number[])[];
@@ -38,9 +48,6 @@ export interface GoldenFacts {
 
 export const goldenFacts = (family: string): GoldenFacts =>
   JSON.parse(readFileSync(join(goldenFolder(family), "golden.json"), "utf8")) as GoldenFacts;
-
-export const readJson = (family: string, file: string): unknown =>
-  JSON.parse(readFileSync(join(goldenFolder(family), file), "utf8"));
 
 export const goldenLimits: StepLimits = {
   maxModelLen: 256,
