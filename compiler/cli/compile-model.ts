@@ -21,7 +21,7 @@ import { compilerBuild } from "./build-id.ts";
 import { UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
 import { ensureAddon } from "./native-addon.ts";
-import type { CompileFlags } from "./options.ts";
+import type { CompileFlags, ModelFlags } from "./options.ts";
 import { engineCache, hashCache, kernelCache } from "./places.ts";
 import { formatBytes, progress, withProgress } from "./progress.ts";
 
@@ -46,9 +46,7 @@ export async function compileModel(
   { build, out, say }: CompileManner,
 ): Promise<CompileReport & { target: string }> {
   const target = resolveTarget(flags.target, say);
-  const configJson = withLayers(source.config, flags.layers);
-  const architecture = findArchitecture(configJson);
-  const config = withFlags(architecture.readConfig(configJson), source, flags);
+  const { configJson, architecture, config } = describeModel(source, flags);
   const weights = await openWeights(source, config, architecture.weights(config), flags);
   try {
     const request: CompileRequest = {
@@ -114,6 +112,13 @@ function resolveTarget(target: string, say: CompileManner["say"]): string {
   return chosen;
 }
 
+/** A model's architecture, and its configuration as the flags want it. Throws `CompileError`, `UsageError`. */
+export function describeModel(source: Exclude<ModelSource, { kind: "engine" }>, flags: ModelFlags) {
+  const configJson = withLayers(source.config, flags.layers);
+  const architecture = findArchitecture(configJson);
+  return { configJson, architecture, config: withFlags(architecture.readConfig(configJson), source, flags) };
+}
+
 /** A config.json of the first `layers` layers: lists with an entry a layer are cut, layers after the last one are gone. */
 function withLayers(config: unknown, layers: number | undefined): unknown {
   if (layers === undefined) return config;
@@ -127,7 +132,7 @@ function withLayers(config: unknown, layers: number | undefined): unknown {
   return { ...Object.fromEntries(cut), num_hidden_layers: layers, num_nextn_predict_layers: 0 };
 }
 
-function withFlags(config: ModelConfig, source: ModelSource, flags: CompileFlags): ModelConfig {
+function withFlags(config: ModelConfig, source: ModelSource, flags: ModelFlags): ModelConfig {
   const dtype = flags.dtype === "auto" ? config.dtype : dtypeFlag("--dtype", flags.dtype);
   const eos = source.kind === "checkpoint" ? (source.generationConfig as { eos_token_id?: unknown }).eos_token_id : undefined;
   const eosTokenIds = (Array.isArray(eos) ? eos : eos === undefined || eos === null ? config.eosTokenIds : [eos]) as number[];

@@ -15,6 +15,7 @@ const VERBS: Readonly<Record<string, () => Promise<Command>>> = {
   run: async () => (await import("./commands/run.ts")).runCommand(),
   serve: async () => (await import("./commands/serve.ts")).serveCommand(),
   verify: async () => (await import("./commands/verify.ts")).verifyCommand(),
+  export: async () => (await import("./commands/export.ts")).exportCommand(),
   bench: async () => (await import("./commands/bench.ts")).benchCommand(),
   list: async () => (await import("./commands/engines.ts")).listCommand(),
   show: async () => (await import("./commands/engines.ts")).showCommand(),

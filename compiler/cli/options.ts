@@ -95,24 +95,27 @@ const variableOf = (option: Option): string =>
     .replaceAll("-", "_")
     .toUpperCase()}`;
 
-/** How a model becomes an engine. */
-export interface CompileFlags {
-  readonly target: string;
+/** Which model, whatever it becomes. */
+export interface ModelFlags {
   readonly dtype: string;
+  readonly weights: string;
+  readonly weightsSeed: number;
+  readonly layers?: number;
+}
+
+/** How a model becomes an engine. */
+export interface CompileFlags extends ModelFlags {
+  readonly target: string;
   readonly kvCacheDtype: string;
   readonly maxModelLen?: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
-  readonly weights: string;
-  readonly weightsSeed: number;
-  readonly layers?: number;
 }
 
 export function addCompileFlags(command: Command): Command {
   const d = defaultCompileFlags();
   const targets = `native, or ${knownTargets.join(" | ")}`;
   flag(command, "--target <target>", targets, undefined, d.target);
-  flag(command, "--dtype <dtype>", "auto (the checkpoint's), float32, bfloat16 or float16", undefined, d.dtype);
   const kvDtypes = "auto (the weights' dtype), float32, bfloat16 or float16";
   flag(command, "--kv-cache-dtype <dtype>", kvDtypes, undefined, d.kvCacheDtype);
   flag(command, "--max-model-len <tokens>", "longest context; default: what the model says", integer(1));
@@ -124,6 +127,12 @@ export function addCompileFlags(command: Command): Command {
     integer(1, MAX_LIMITS.maxNumBatchedTokens),
     d.maxNumBatchedTokens,
   );
+  return addModelFlags(command);
+}
+
+export function addModelFlags(command: Command): Command {
+  const d = defaultCompileFlags();
+  flag(command, "--dtype <dtype>", "auto (the checkpoint's), float32, bfloat16 or float16", undefined, d.dtype);
   flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, d.weights);
   flag(command, "--weights-seed <n>", "seed of random weights", integer(0), d.weightsSeed);
   flag(command, "--layers <n>", "keep only the first n layers (for experiments)", integer(1));

@@ -4,7 +4,7 @@
  * Weights stream from their source through windows of a few megabytes; memory holds only the graph.
  */
 import { existsSync, rmSync, statSync } from "node:fs";
-import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { ensureSpace, writeError } from "../engine/disk.ts";
 import { CompileError } from "../errors.ts";
@@ -46,21 +46,22 @@ export async function writeOnnx(file: string, model: OnnxModel, options: OnnxFil
   const inside = framed(model);
   const embeds = weights !== null && inside.bytes <= embedBytes;
   const frame = embeds ? inside : referring(model, basename(data));
-  const partial = `${file}.partial`;
+  const dataBytes = weights && !embeds ? model.plan.bytes : 0;
+  const partial = { file: `${file}.partial`, data: `${data}.partial` };
   const onExit = () => {
-    for (const path of [partial, `${data}.partial`]) rmSync(path, { force: true }); // an interrupt ends the process at once
+    for (const path of [partial.file, partial.data, `${partial.data}.partial`]) if (existsSync(path)) rmSync(path);
   };
-  process.once("exit", onExit);
+  process.once("exit", onExit); // an interrupt ends the process at once
   try {
     await mkdir(dirname(file), { recursive: true });
-    const dataBytes = weights && !embeds ? model.plan.bytes : 0;
     await ensureSpace(file, frame.bytes + dataBytes, "--onnx");
-    if (weights && !embeds) await packWeights(model.plan, weights.source, data, onProgress);
-    await writeFrame(partial, frame, embeds ? (sink) => streamWeights(model.plan, weights.source, sink, onProgress) : null);
-    await rename(partial, file);
-    return { file, data: dataBytes > 0 ? data : null, bytes: frame.bytes + dataBytes };
+    if (weights && !embeds) await packWeights(model.plan, weights.source, partial.data, onProgress);
+    await writeFrame(partial.file, frame, embeds ? (sink) => streamWeights(model.plan, weights.source, sink, onProgress) : null);
+    if (weights && !embeds) await rename(partial.data, data);
+    await rename(partial.file, file);
+    return { file, data: weights && !embeds ? data : null, bytes: frame.bytes + dataBytes };
   } catch (error) {
-    await rm(partial, { force: true });
+    onExit();
     throw writeError(error, file, { what: "file", flag: "--onnx" });
   } finally {
     process.removeListener("exit", onExit);

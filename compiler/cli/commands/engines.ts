@@ -8,9 +8,11 @@ import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { ManifestError } from "../../../runtime/errors.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
 import { isLeftover } from "../../engine/folder.ts";
+import { printGraph } from "../../ir/print.ts";
 import { UsageError } from "../exit.ts";
 import { readManifest } from "../load.ts";
-import { addJsonFlag } from "../options.ts";
+import { engineGraph, modelGraph } from "../model-graph.ts";
+import { addJsonFlag, toggle } from "../options.ts";
 import { engineCache } from "../places.ts";
 import { formatBytes, log } from "../progress.ts";
 
@@ -55,8 +57,9 @@ export function listCommand(): Command {
 export function showCommand(): Command {
   const command = new Command("show")
     .description("print what an engine is: model, target, limits, memory, kernels")
-    .argument("<engine>", "an engine folder or an id from `ingot list`")
-    .action((engine: string, flags: { json?: boolean }) => {
+    .argument("<engine>", "an engine folder or an id from `ingot list`; with --graph also a model folder or a preset")
+    .action((engine: string, flags: { graph?: boolean; json?: boolean }) => {
+      if (flags.graph) return showGraph(engine, flags);
       const folder = engineFolder(engine);
       const manifest = readManifest(folder);
       if (flags.json) return console.log(JSON.stringify({ folder, ...manifest }, null, 2));
@@ -89,7 +92,17 @@ export function showCommand(): Command {
         ),
       );
     });
+  toggle(command, "--graph", "print the model's graph: each operation, its type, the model path and source line it comes from");
   return addJsonFlag(command);
+}
+
+function showGraph(model: string, { json }: { readonly json?: boolean }): void {
+  const folder = findEngine(model);
+  const text = printGraph(folder === undefined ? modelGraph(model) : engineGraph(folder, readManifest(folder)), {
+    origins: true,
+  });
+  if (json) return console.log(JSON.stringify({ graph: text.trimEnd().split("\n") }, null, 2));
+  process.stdout.write(text);
 }
 
 export function removeCommand(): Command {
@@ -106,12 +119,17 @@ export function removeCommand(): Command {
 
 /** The folder of an engine named by path or by its id in the cache; a path comes first. Throws `UsageError` when there is none. */
 export function engineFolder(engine: string): string {
+  const found = findEngine(engine);
+  if (found !== undefined) return found;
+  throw new UsageError(`${engine} is neither an engine folder nor an id from \`ingot list\``);
+}
+
+function findEngine(engine: string): string | undefined {
   const path = resolve(engine);
   if (engine === "") throw new UsageError("an empty name is no engine; ids are in `ingot list`"); // an unset variable of a shell
   if (existsSync(join(path, "manifest.json"))) return path;
   const cached = resolve(engineCache(), engine);
-  if (isCached(cached)) return cached;
-  throw new UsageError(`${engine} is neither an engine folder nor an id from \`ingot list\``);
+  return isCached(cached) ? cached : undefined;
 }
 
 /** As `engineFolder`; outside the cache only a whole manifest says that a folder is an engine. Throws `UsageError` for another. */
