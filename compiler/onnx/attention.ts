@@ -4,7 +4,7 @@
 import { UnsupportedError } from "../errors.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
 import type { Value } from "./builder.ts";
-import { type Context, type KeysAndValues, sequence, tokensShape } from "./context.ts";
+import { type Context, type KeysAndValues, length, sequence, tokensShape } from "./context.ts";
 import { elementType } from "./proto.ts";
 
 /** (batch, length): every sequence starts at 0. */
@@ -13,12 +13,17 @@ export const positions = (c: Context): Value =>
 
 /** (batch, length, 2·half): cos, then sin. */
 export function ropeAngles(
-  { operands: [position], attrs: { invFreq, attentionFactor } }: NodeOf<"rope_angles">,
+  { operands: [position], attrs: { invFreq, attentionFactor, long } }: NodeOf<"rope_angles">,
   c: Context,
 ): Value {
   const { onnx } = c;
   const column = onnx.op("Unsqueeze", [onnx.op("Cast", [c.value(position)], { to: elementType.f32 }), onnx.ints([-1])]);
-  const angles = onnx.op("Mul", [column, onnx.floats("inv_freq", invFreq)]);
+  let frequencies = onnx.floats("inv_freq", invFreq);
+  if (long) {
+    const isLong = onnx.op("Greater", [length(c), onnx.ints(long.beyond)]);
+    frequencies = onnx.op("Where", [isLong, onnx.floats("inv_freq_long", long.invFreq), frequencies]);
+  }
+  const angles = onnx.op("Mul", [column, frequencies]);
   const turns = onnx.op("Concat", [onnx.op("Cos", [angles]), onnx.op("Sin", [angles])], { axis: -1 });
   return attentionFactor === 1 ? turns : onnx.op("Mul", [turns, onnx.float(attentionFactor)]);
 }

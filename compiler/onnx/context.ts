@@ -56,13 +56,18 @@ export function extentsOf(node: Node): Extent[] {
 export const tokensShape = (c: Context): Value =>
   c.once("tokens shape", () => c.onnx.at({ path: "tokens", doc: "batch and length" }, () => c.onnx.op("Shape", [INPUT_IDS])));
 
+/** How long the sequences are, a scalar. */
+export const length = (c: Context): Value =>
+  c.once("length", () =>
+    c.onnx.at({ path: "tokens", doc: "length" }, () => c.onnx.op("Gather", [tokensShape(c), c.onnx.ints(1)], { axis: 0 })),
+  );
+
 /** 0, 1, … length − 1. */
 export const sequence = (c: Context): Value =>
   c.once("sequence", () =>
-    c.onnx.at({ path: "tokens", doc: "positions of one sequence" }, () => {
-      const length = c.onnx.op("Gather", [tokensShape(c), c.onnx.ints(1)], { axis: 0 });
-      return c.onnx.op("Range", [c.onnx.ints(0), length, c.onnx.ints(1)]);
-    }),
+    c.onnx.at({ path: "tokens", doc: "positions of one sequence" }, () =>
+      c.onnx.op("Range", [c.onnx.ints(0), length(c), c.onnx.ints(1)]),
+    ),
   );
 
 /** x with its first axes as tokens, the others as given. */

@@ -6,6 +6,7 @@ import type { Node, NodeOf } from "../ir/ops.ts";
 import type { Value } from "./builder.ts";
 import { type Context, perToken } from "./context.ts";
 import { elementType, sequenceType, tensorType } from "./proto.ts";
+import { stack } from "./weights.ts";
 
 /** Scores of which the best groups remain, the others −∞. */
 export function groupLimit({ operands: [scores], attrs: { groups, keep, best } }: NodeOf<"group_limit">, c: Context): Value {
@@ -85,7 +86,7 @@ export function groupedLinear({ operands: [x, w, ids] }: NodeOf<"grouped_linear"
   const rows = c.f32(x);
   // A transposed stack (E, K, N) is read as it is: transposing all of it would cost more than the product.
   const isTransposed = w.op === "transpose";
-  const stack = c.value(isTransposed ? w.operands[0] : w);
+  const matrices = stack(isTransposed ? w.operands[0] : w, c);
   const [turn, going, parts] = ["turn", "going", "parts"].map((name) => onnx.unique(name)) as [Value, Value, Value];
   const inputs = [
     { name: turn, type: tensorType("i32", []) },
@@ -97,7 +98,7 @@ export function groupedLinear({ operands: [x, w, ids] }: NodeOf<"grouped_linear"
     const [begin, end] = [begins, ends].map((list) => inner.op("Gather", [list, at], { axis: 0 })) as [Value, Value];
     const own = inner.op("Slice", [rows, begin, end, inner.ints([0])]);
     const expert = inner.op("Gather", [active, turn], { axis: 0 });
-    const stored = inner.op("Gather", [stack, expert], { axis: 0 });
+    const stored = inner.op("Gather", [matrices, expert], { axis: 0 });
     const matrix = w.type.dtype === "f32" ? stored : inner.op("Cast", [stored], { to: elementType.f32 });
     const product = inner.op("MatMul", [own, isTransposed ? matrix : inner.op("Transpose", [matrix], { perm: [1, 0] })]);
     return [

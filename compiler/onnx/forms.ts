@@ -10,7 +10,7 @@ import type { Value } from "./builder.ts";
 import { axisOf, type Context, extentsOf, INPUT_IDS, isPerToken, type KeysAndValues, perToken } from "./context.ts";
 import { combine, dispatch, expertRows, groupedLinear, groupLimit } from "./experts.ts";
 import { elementType } from "./proto.ts";
-import { stacked, transposed, weight } from "./weights.ts";
+import { transposed, weight } from "./weights.ts";
 
 type Form<K extends OpName> = (node: NodeOf<K>, c: Context) => Value | KeysAndValues;
 
@@ -51,8 +51,7 @@ export const forms: { readonly [K in OpName]: Form<K> } = {
       .with(rank - 1, rank - 2);
     return c.onnx.op("Transpose", [c.value(x)], { perm });
   },
-  concat: (node, c) =>
-    stacked(node, c) ?? c.onnx.op("Concat", node.operands.map(c.value), { axis: axisOf(node, node.attrs.axis) }),
+  concat: (node, c) => c.onnx.op("Concat", node.operands.map(c.value), { axis: axisOf(node, node.attrs.axis) }),
   reshape(node, c) {
     const { operands: [x] } = node; // biome-ignore format: one line
     const extents = extentsOf(node);

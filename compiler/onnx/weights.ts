@@ -1,33 +1,30 @@
 /**
- * Checkpoint tensors in ONNX: initializers under their published names. Matrices that a model stacks (its experts') are one
- * initializer, so that a runtime need not stack them when it loads.
+ * Checkpoint tensors in ONNX: initializers under their published names.
+ *
+ * Expressions over them are nodes, which a runtime computes once when it loads; but not those of experts, which would then all be in
+ * memory: they are initializers too, folded as they are written.
  */
 import { UnsupportedError } from "../errors.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
-import { type PackRequest, planWeights, type WeightsPlan } from "../weights/layout.ts";
+import { isWeightExpression } from "../kernels/weight-expression.ts";
+import { type PackRequest, planWeights, printNames, type WeightsPlan } from "../weights/layout.ts";
+import { weightRows } from "../weights/rows.ts";
 import type { Value } from "./builder.ts";
 import type { Context } from "./context.ts";
 import { elementType, type TensorProto } from "./proto.ts";
 
-/** What an initializer holds, and how it is described. */
-interface Initializer {
-  readonly request: PackRequest;
-  readonly proto: TensorProto;
-}
-
 /** The initializers of a model, in the order of their first use. */
 export class Initializers {
-  private readonly byName = new Map<Value, Initializer>();
+  private readonly byName = new Map<Value, { readonly request: PackRequest; readonly proto: TensorProto }>();
 
-  /** `sources` one after another in memory are a tensor of `node`'s type. */
-  add(name: string, node: Node, sources: PackRequest["sources"]): Value {
+  /** The value of an expression over checkpoint tensors. Throws `WeightRowsError` for what the packer does not fold. */
+  add(name: string, node: Node): Value {
     const { dtype, shape } = node.type;
     if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16") {
       throw new UnsupportedError(`${name} is wanted as ${dtype}; weights in ONNX files are f32, f16 or bf16`);
     }
-    const request: PackRequest = { name, sources, dtype, layout: "rows", ways: 1 };
-    const proto = { name, dataType: elementType[dtype], dims: shape as number[] };
-    this.byName.set(name, { request, proto });
+    const request: PackRequest = { name, rows: weightRows(node), dtype, layout: "rows", ways: 1, readShare: 1 };
+    this.byName.set(name, { request, proto: { name, dataType: elementType[dtype], dims: shape as number[] } });
     return name;
   }
 
@@ -42,16 +39,13 @@ export class Initializers {
   }
 }
 
-export const weight = (node: NodeOf<"weight">, { initializers }: Context): Value =>
-  initializers.add(node.attrs.name, node, [sourceOf(node)]);
+export const weight = (node: NodeOf<"weight">, { initializers }: Context): Value => initializers.add(node.attrs.name, node);
 
-/** Tensors stacked along axis 0 as one initializer; undefined when they are not plain checkpoint tensors. */
-export function stacked(node: NodeOf<"concat">, { initializers, onnx }: Context): Value | undefined {
-  if (node.attrs.axis !== 0) return undefined;
-  const weights = node.operands.map((o) => (o.op === "reshape" ? o.operands[0] : o));
-  const sources = weights.flatMap((o) => (o.op === "weight" ? [sourceOf(o)] : []));
-  if (sources.length < weights.length) return undefined;
-  return initializers.add(onnx.unique(stackName(sources.map((s) => s.name))), node, sources);
+/** Matrices of all experts, (E, …), as one initializer: `mlp.experts.{0..127}.up_proj.weight/stack`. */
+export function stack(node: Node, c: Context): Value {
+  if (node.op === "weight" || !isWeightExpression(node)) return c.value(node);
+  const name = `${printNames(weightNames(node)).join("+")}/stack`;
+  return c.once(`stack ${node.id}`, () => c.initializers.add(c.onnx.unique(name), node));
 }
 
 /** w (N, K) as f32 (K, N). */
@@ -60,14 +54,6 @@ export const transposed = (w: Node, c: Context): Value =>
     ? c.f32(w.operands[0])
     : c.once(`transposed ${w.id}`, () => c.onnx.op("Transpose", [c.f32(w)], { perm: [1, 0] }));
 
-const sourceOf = (node: NodeOf<"weight">) => ({ name: node.attrs.name, shape: node.type.shape as readonly number[] });
-
-/** `mlp.experts.{0…127}.up_proj.weight` */
-function stackName(names: readonly string[]): string {
-  const [first, last] = [names[0], names.at(-1)].map((name) => (name as string).split(".")) as [string[], string[]];
-  const from = first.findIndex((part, i) => part !== last[i]);
-  const after = [...first].reverse().findIndex((part, i) => part !== last.at(-1 - i));
-  if (from < 0 || first.length !== last.length) return names.join("+");
-  const middle = (parts: string[]) => parts.slice(from, parts.length - after).join(".");
-  return [...first.slice(0, from), `{${middle(first)}…${middle(last)}}`, ...first.slice(first.length - after)].join(".");
-}
+/** The checkpoint tensors of an expression, in order. */
+const weightNames = (node: Node): string[] =>
+  node.op === "weight" ? [node.attrs.name] : [...new Set(node.operands.flatMap(weightNames))];

@@ -48,6 +48,7 @@ export function batchStep(batch: Batch, blockSize: number): StepInputs {
       token_ids: Int32Array.from(batch.flat()),
       positions: Int32Array.from({ length: T }, (_, t) => t % length),
       seq_ids: Int32Array.from({ length: T }, (_, t) => Math.floor(t / length)),
+      seq_lens: new Int32Array(batch.length).fill(length),
       block_tables: Int32Array.from({ length: batch.length * P }, (_, i) => i),
       sample_rows: Int32Array.from({ length: T }, (_, t) => t),
     },
@@ -60,6 +61,7 @@ export function arraySource(graph: Graph, values: (name: string) => Float32Array
     graph.liveNodes().flatMap((n) => (n.op === "weight" ? [[n.attrs.name, n.type.shape as readonly number[]] as const] : [])),
   );
   return {
+    list: () => [...shapes].map(([name]) => ({ name, bytes: values(name).byteLength })),
     find: (name) => (shapes.has(name) ? { dtype: "f32", shape: shapes.get(name)! } : undefined),
     async read(name, begin, into) {
       const { buffer, byteOffset } = values(name).subarray(begin, begin + into.length / 4);

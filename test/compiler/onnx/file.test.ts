@@ -86,6 +86,7 @@ describe("an ONNX file", () => {
     const all = randomSource(wide);
     let largest = 0;
     const watched: WeightSource = {
+      list: () => all.list(),
       find: (name) => all.find(name),
       read(name, begin, into) {
         largest = Math.max(largest, into.length);
@@ -103,6 +104,7 @@ describe("a file that cannot be written", () => {
   it("leaves what was there before, and nothing half done", async () => {
     writeFileSync(file, "before");
     const broken: WeightSource = {
+      list: () => source.list(),
       find: (name) => source.find(name),
       read: (name, begin, into) =>
         name === "norm" ? Promise.reject(new Error("the disk went away")) : source.read(name, begin, into),

@@ -124,6 +124,10 @@ const cases: { readonly [K in OpName]: Readonly<Record<string, Build>> } = {
       return sorted(p, (rows, ids) => p.g.groupedLinear(rows, p.g.concat(matrices, 0), ids));
     },
     "of transposed experts": (p) => sorted(p, (rows, ids) => p.g.groupedLinear(rows, p.g.transpose(p.w([8, 6, 5], "f16")), ids)),
+    "of experts in every second column": (p) => {
+      const w = p.g.slice(p.g.reshape(p.w([8, 6, 10], "bf16"), [8, 6, 5, 2]), 3, 1, 1);
+      return sorted(p, (rows, ids) => p.g.groupedLinear(rows, p.g.transpose(p.g.reshape(w, [8, 6, 5])), ids));
+    },
     "of one expert a token": (p) => {
       const ids = p.g.topK(p.x(8), 1);
       return p.g.groupedLinear(p.g.dispatch(p.x(6), ids), p.w([8, 5, 6]), ids);
@@ -139,7 +143,10 @@ const cases: { readonly [K in OpName]: Readonly<Record<string, Build>> } = {
       return p.g.combine(p.g.groupedLinear(inner, p.w([8, 6, 7]), ids), p.g.gatherCols(scores, ids), ids);
     },
   },
-  rope_angles: { "with a factor": ({ g }) => g.ropeAngles(g.input("positions"), [1, 0.3, 0.05], 1.1) },
+  rope_angles: {
+    "with a factor": ({ g }) => g.ropeAngles(g.input("positions"), [1, 0.3, 0.05], 1.1),
+    "of long sequences": ({ g }) => g.ropeAngles(g.input("positions"), [1, 0.3], 1, { invFreq: [0.4, 0.1], beyond: 5 }),
+  },
   rope: {
     half: (p) => p.rope("half", 6),
     "half of a part": (p) => p.rope("half", 10),
