@@ -21,6 +21,10 @@ INGOT_INLINE f32x16 min(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); }
 INGOT_INLINE f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
 }
+// x where it is NaN, else y.
+INGOT_INLINE f32x16 nan_or(f32x16 x, f32x16 y) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), y, x);
+}
 
 // 2^n where t = 1.5 · 2^23 + n: the low bits of t are n.
 INGOT_INLINE f32x16 pow2_of_shifted(f32x16 t) {

@@ -41,6 +41,8 @@ INGOT_INLINE f32x16 min(f32x16 a, f32x16 b) { INGOT_EACH4(select4((i32x4)(a.v[i]
 INGOT_INLINE f32x16 select_less(f32x16 a, f32x16 b, f32x16 x, f32x16 y) {
   INGOT_EACH4(select4((i32x4)(a.v[i] < b.v[i]), x.v[i], y.v[i]));
 }
+// x where it is NaN, else y.
+INGOT_INLINE f32x16 nan_or(f32x16 x, f32x16 y) { INGOT_EACH4(select4((i32x4)(x.v[i] == x.v[i]), y.v[i], x.v[i])); }
 
 // 2^n where t = 1.5 · 2^23 + n: the low bits of t are n.
 INGOT_INLINE f32x16 pow2_of_shifted(f32x16 t) { INGOT_EACH4((f32x4)(((u32x4)t.v[i] << 23) + 0x3f800000u)); }

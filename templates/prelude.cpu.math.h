@@ -27,10 +27,10 @@ INGOT_INLINE f32x16 lane_index() {
   return load(kIndex);
 }
 
-// e^x within 2 ulp for −87.3 ≤ x ≤ 88.3, and clamped to those ends outside; e^0 is exactly 1, e^NaN is NaN.
+// e^x within 2 ulp for −87.3 ≤ x ≤ 88.3; e^−87.3 below that, ∞ above 88.4; e^0 is exactly 1, e^NaN is NaN.
 // x = n · ln 2 + r with |r| ≤ ln 2 / 2; e^r by a polynomial of degree 6 (coefficients of Cephes' expf).
 INGOT_INLINE f32x16 exp(f32x16 x) {
-  x = min(splat(88.3f), max(splat(-87.3f), x));
+  x = min(splat(89.0f), max(splat(-87.3f), x));
   const f32x16 shift = splat(0x1.8p23f);
   const f32x16 t = fma(x, splat(0x1.715476p0f), shift);
   const f32x16 n = t - shift;
@@ -46,8 +46,34 @@ INGOT_INLINE f32x16 exp(f32x16 x) {
   return p * pow2_of_shifted(t);
 }
 
-// x · sigmoid(x)
+// The smaller and the larger of two numbers, NaN if either is (IEEE 754's names for that). Of two zeros either.
+INGOT_INLINE f32x16 minimum(f32x16 a, f32x16 b) { return nan_or(a, min(a, b)); }
+INGOT_INLINE f32x16 maximum(f32x16 a, f32x16 b) { return nan_or(a, max(a, b)); }
+
+// 1 / (1 + e^−x) and x / (1 + e^−x), to 4 ulp for x ≥ −88.3; 0 below −88.4, where sigmoid is less than the normal numbers.
+INGOT_INLINE f32x16 sigmoid(f32x16 x) { return splat(1.0f) / (splat(1.0f) + exp(zero() - x)); }
 INGOT_INLINE f32x16 silu(f32x16 x) { return x / (splat(1.0f) + exp(zero() - x)); }
+
+// ½ x (1 + tanh u) = x / (1 + e^−2u) with u = √(2/π) (x + 0.044715 x³), which does not cancel for x < 0. Within 4 + 6 |u| ulp:
+// what rounding u leaves of e^−2u.
+INGOT_INLINE f32x16 gelu_tanh(f32x16 x) {
+  const f32x16 minus_2u = x * fma(x * x, splat(-0.0713548163f), splat(-1.5957691f));
+  return x / (splat(1.0f) + exp(minus_2u));
+}
+
+// Within 4 ulp: near 0 an odd polynomial (coefficients of Cephes' tanhf), elsewhere ±(1 − 2 / (1 + e^2|x|)).
+INGOT_INLINE f32x16 tanh(f32x16 x) {
+  const f32x16 size = max(zero() - x, x);
+  const f32x16 far = splat(1.0f) - splat(2.0f) / (splat(1.0f) + exp(size + size));
+  const f32x16 z = x * x;
+  f32x16 p = splat(-5.70498872745e-3f);
+  p = fma(p, z, splat(2.06390887954e-2f));
+  p = fma(p, z, splat(-5.37397155531e-2f));
+  p = fma(p, z, splat(1.33314422036e-1f));
+  p = fma(p, z, splat(-3.33332819422e-1f));
+  const f32x16 near = x * fma(p, z, splat(1.0f));
+  return select_less(size, splat(0.625f), near, select_less(x, zero(), zero() - far, far));
+}
 
 // Sixteen columns of weights at k: row of a panel16. `kOdd` says whether k is odd, which bf16's pairs need to know.
 template <bool kOdd>

@@ -27,18 +27,24 @@ export function laneText(expr: Expr, ways: number): string {
       return `splat(${floatLiteral(expr.value)})`;
     case "unary":
       return `${expr.fn}(${laneText(expr.x, ways)})`;
-    case "binary":
-      return `${factor(expr.a, expr.fn, ways)} ${expr.fn === "add" ? "+" : "*"} ${rightFactor(expr.b, expr.fn, ways)}`;
+    case "binary": {
+      const { fn } = expr;
+      if (fn === "min" || fn === "max") return `${fn}imum(${laneText(expr.a, ways)}, ${laneText(expr.b, ways)})`;
+      return `${factor(expr.a, fn, ways)} ${fn === "add" ? "+" : "*"} ${rightFactor(expr.b, fn, ways)}`;
+    }
   }
 }
 
+const isSum = (e: Expr): boolean => e.kind === "binary" && e.fn === "add";
+const isProduct = (e: Expr): boolean => e.kind === "binary" && e.fn === "mul";
+
 /** A left operand needs parentheses only where it binds less tightly. */
 const factor = (e: Expr, fn: "add" | "mul", ways: number): string =>
-  e.kind === "binary" && e.fn === "add" && fn === "mul" ? `(${laneText(e, ways)})` : laneText(e, ways);
+  isSum(e) && fn === "mul" ? `(${laneText(e, ways)})` : laneText(e, ways);
 
 /** A right operand keeps its parentheses, because f32 sums and products are not associative. */
 const rightFactor = (e: Expr, fn: "add" | "mul", ways: number): string =>
-  e.kind === "binary" && !(fn === "add" && e.fn === "mul") ? `(${laneText(e, ways)})` : laneText(e, ways);
+  isSum(e) || (isProduct(e) && fn === "mul") ? `(${laneText(e, ways)})` : laneText(e, ways);
 
 /** The same for people: `silu(acc0) · acc1`. */
 export const formulaText = (expr: Expr, ways: number): string =>

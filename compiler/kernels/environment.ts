@@ -2,11 +2,12 @@
  * What the kernels' interpreter runs over: buffers, weights, inputs and caches, and how a slot's expression is evaluated.
  */
 import { invariant } from "../errors.ts";
+import { scalarMeaning } from "../ir/meaning.ts";
 import type { InputName } from "../ir/ops.ts";
-import { roundTo } from "../ir/rounding.ts";
+import { roundBf16, roundF16, roundTo } from "../ir/rounding.ts";
 import type { KvState } from "../ir/step.ts";
 import { extentOf, type SymbolName } from "../ir/tensor-type.ts";
-import type { BufferValue, Expr, TensorValue } from "./spec.ts";
+import type { BinaryFn, BufferValue, Expr, TensorValue } from "./spec.ts";
 
 /** Everything kernels read and write. Buffers come into being when a kernel writes them. */
 export interface KernelEnvironment {
@@ -49,6 +50,13 @@ export function writeOutput(
   env.buffers.set(out.name, roundTo(out.dtype, data));
 }
 
+const binaryMeaning: { readonly [F in BinaryFn]: (a: number, b: number) => number } = {
+  add: (a, b) => a + b,
+  mul: (a, b) => a * b,
+  min: Math.min,
+  max: Math.max,
+};
+
 /** A scalar expression over accumulators and operands, rounded to f32 at every step. */
 export function evaluate(e: Expr, acc: readonly number[], operand: (index: number) => number): number {
   switch (e.kind) {
@@ -60,13 +68,10 @@ export function evaluate(e: Expr, acc: readonly number[], operand: (index: numbe
       return Math.fround(e.value);
     case "unary": {
       const x = evaluate(e.x, acc, operand);
-      if (e.fn === "silu") return Math.fround(x / (1 + Math.exp(-x)));
-      return roundTo(e.fn === "round_bf16" ? "bf16" : "f16", Float32Array.of(x))[0]!;
+      if (e.fn === "round_bf16") return roundBf16(x);
+      return e.fn === "round_f16" ? roundF16(x) : Math.fround(scalarMeaning[e.fn](x));
     }
-    case "binary": {
-      const a = evaluate(e.a, acc, operand);
-      const b = evaluate(e.b, acc, operand);
-      return Math.fround(e.fn === "add" ? a + b : a * b);
-    }
+    case "binary":
+      return Math.fround(binaryMeaning[e.fn](evaluate(e.a, acc, operand), evaluate(e.b, acc, operand)));
   }
 }

@@ -173,7 +173,12 @@ class Former {
       case "cast":
       case "add":
       case "mul":
+      case "min":
+      case "max":
+      case "sigmoid":
       case "silu":
+      case "gelu_tanh":
+      case "tanh":
         return this.elementwise(node);
       case "reshape":
         if (!sameRows(node.type.shape, node.operands[0].type.shape)) {

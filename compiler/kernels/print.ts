@@ -36,7 +36,9 @@ function printExpr(e: Expr, operands: readonly string[]): string {
       return String(e.value);
     case "unary":
       return `${e.fn}(${printExpr(e.x, operands)})`;
-    case "binary":
-      return `(${printExpr(e.a, operands)} ${e.fn === "add" ? "+" : "*"} ${printExpr(e.b, operands)})`;
+    case "binary": {
+      const [a, b] = [e.a, e.b].map((x) => printExpr(x, operands));
+      return e.fn === "min" || e.fn === "max" ? `${e.fn}(${a}, ${b})` : `(${a} ${e.fn === "add" ? "+" : "*"} ${b})`;
+    }
   }
 }

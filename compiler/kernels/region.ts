@@ -109,9 +109,14 @@ export function combine(node: Node, [a, b]: readonly [Expr, Expr]): Expr | undef
   switch (node.op) {
     case "add":
     case "mul":
+    case "min":
+    case "max":
       return { kind: "binary", fn: node.op, a, b };
+    case "sigmoid":
     case "silu":
-      return { kind: "unary", fn: "silu", x: a };
+    case "gelu_tanh":
+    case "tanh":
+      return { kind: "unary", fn: node.op, x: a };
     case "cast": {
       const { dtype } = node.attrs;
       if (dtype === "f32") return a;

@@ -50,8 +50,12 @@ export type Expr =
   /** `operands[index]` of the spec at (row, col), or at (col) when it has one row. */
   | { readonly kind: "operand"; readonly index: number }
   | { readonly kind: "constant"; readonly value: number }
-  | { readonly kind: "unary"; readonly fn: "silu" | "round_bf16" | "round_f16"; readonly x: Expr }
-  | { readonly kind: "binary"; readonly fn: "add" | "mul"; readonly a: Expr; readonly b: Expr };
+  | { readonly kind: "unary"; readonly fn: UnaryFn; readonly x: Expr }
+  | { readonly kind: "binary"; readonly fn: BinaryFn; readonly a: Expr; readonly b: Expr };
+
+/** The ops of those names, and rounding to a narrower dtype. */
+export type UnaryFn = "sigmoid" | "silu" | "gelu_tanh" | "tanh" | "round_bf16" | "round_f16";
+export type BinaryFn = "add" | "mul" | "min" | "max";
 
 /** One output row computed from one input row: optional per-head norm, optional rotation. */
 export interface HeadChain {

@@ -19,6 +19,8 @@ INGOT_KERNEL void vocabulary(const IngotLaunch* launch, int64_t begin, int64_t e
   float* exponential = (float*)launch->args[5];
   float* folded = (float*)launch->args[6];
   uint16_t* scalar = (uint16_t*)launch->args[7];
+  float* functions = (float*)launch->args[8];  // per sixteen values sigmoid, silu, gelu_tanh, tanh
+  float* extremes = (float*)launch->args[9];   // per sixteen values minimum and maximum with the sixteen before
   for (int64_t i = begin; i < end; ++i) {
     const f32x16 v = load(x + 16 * i);
     store(narrow_bf16 + 16 * i, v);
@@ -26,6 +28,13 @@ INGOT_KERNEL void vocabulary(const IngotLaunch* launch, int64_t begin, int64_t e
     store(wide_bf16 + 16 * i, load(narrow_bf16 + 16 * i));
     store(wide_f16 + 16 * i, load(narrow_f16 + 16 * i));
     store(exponential + 16 * i, exp(v));
+    store(functions + 64 * i, sigmoid(v));
+    store(functions + 64 * i + 16, silu(v));
+    store(functions + 64 * i + 32, gelu_tanh(v));
+    store(functions + 64 * i + 48, tanh(v));
+    const f32x16 before = load(x + 16 * (i == 0 ? i : i - 1));
+    store(extremes + 32 * i, minimum(v, before));
+    store(extremes + 32 * i + 16, maximum(v, before));
     folded[2 * i] = reduce_add(v);
     folded[2 * i + 1] = reduce_max(v);
     for (int64_t j = 16 * i; j < 16 * i + 16; ++j) {
@@ -63,13 +72,28 @@ function run(runner: Runner) {
     poison(4 * count),
     poison(count / 2),
     poison(4 * count),
+    poison(16 * count),
+    poison(8 * count),
   ];
   const kernel = { name: "vocabulary", source: source(runner.dialect.prelude), scratchBytes: 0 };
   const [after = []] = runJobs(runner, kernel, [{ dims: [1, 1, 1, 1], ranges: [[0, count / 16]], args }]);
   const half = (i: number) => new Uint16Array(after[i]!.buffer);
   const full = (i: number) => new Float32Array(after[i]!.buffer);
-  return { bf16: half(1), f16: half(2), wideBf16: full(3), wideF16: full(4), exp: full(5), folded: full(6), scalar: half(7) };
+  return {
+    bf16: half(1),
+    f16: half(2),
+    wideBf16: full(3),
+    wideF16: full(4),
+    exp: full(5),
+    folded: full(6),
+    scalar: half(7),
+    functions: full(8),
+    extremes: full(9),
+  };
 }
+
+/** 2u of GELU's formula. */
+const twoU = (x: number) => 2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3);
 
 const isNanBits = (dtype: "bf16" | "f16", b: number) => Number.isNaN(fromBits(dtype, b));
 
@@ -114,6 +138,42 @@ describe.each(runners().filter((r) => cpuDialects[r.isa] === r.dialect))("the vo
       if (x === 0) expect(got.exp[i]).toBe(1);
     }
     expect(worst).toBeLessThan(2);
+  });
+
+  it.each([
+    ["sigmoid", (x: number) => 1 / (1 + Math.exp(-x)), () => 4],
+    ["silu", (x: number) => x / (1 + Math.exp(-x)), () => 4],
+    ["gelu_tanh", (x: number) => x / (1 + Math.exp(-twoU(x))), (x: number) => 4 + 3 * Math.abs(twoU(x))],
+    ["tanh", Math.tanh, () => 4],
+  ] as const)("has %s over all of f32, but for results that are nearly zero", (name, f, ulps) => {
+    const row = ["sigmoid", "silu", "gelu_tanh", "tanh"].indexOf(name);
+    let worst = 0;
+    for (let i = 0; i < count; i++) {
+      const x = values[i]!;
+      const have = got.functions[64 * Math.floor(i / 16) + 16 * row + (i % 16)]!;
+      const want = f(x);
+      if (Number.isNaN(want) || !Number.isFinite(want)) {
+        expect(have, `${name}(${x})`).toBe(want);
+        continue;
+      }
+      const ulp = 2 ** (Math.max(-126, Math.floor(Math.log2(Math.abs(want)))) - 23);
+      const error = Math.max(0, Math.abs(have - want) - 1e-36) / ulp / ulps(x);
+      if (!(error <= worst)) worst = error;
+      if (x === 0) expect(Object.is(have, name === "sigmoid" ? 0.5 : x)).toBe(true);
+    }
+    expect(worst).toBeLessThan(1);
+  });
+
+  it("has minima and maxima that are NaN where either number is", () => {
+    const wrong: string[] = [];
+    for (let i = 16; i < count; i++) {
+      const [a, b] = [values[i]!, values[i - 16]!];
+      const [min, max] = [0, 16].map((at) => got.extremes[32 * Math.floor(i / 16) + at + (i % 16)]!) as [number, number];
+      // Equal numbers: of two zeros either.
+      const same = (have: number, want: number) => have === want || (Number.isNaN(have) && Number.isNaN(want));
+      if (!same(min, Math.min(a, b)) || !same(max, Math.max(a, b))) wrong.push(`${a}, ${b}: ${min}, ${max}`);
+    }
+    expect(wrong.slice(0, 5)).toEqual([]);
   });
 
   it("folds lanes in the same order everywhere", () => {

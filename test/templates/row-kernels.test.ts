@@ -1,7 +1,7 @@
 /** Norm, embedding, elementwise work and rotary angles against their specs' meaning, on every instruction set this machine can run. */
 import { describe, expect, it } from "vitest";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
-import type { KernelSpec } from "../../compiler/kernels/spec.ts";
+import type { Expr, KernelSpec } from "../../compiler/kernels/spec.ts";
 import { relativeError } from "../support/closeness.ts";
 import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
 import { type RunOptions, runKernel } from "../support/kernel-runner.ts";
@@ -119,6 +119,23 @@ describe.each(runners())("row kernels on $name", (runner) => {
         fn: "round_f16",
         x: operand(2),
       }),
+      out: buffer("out", 44),
+    };
+    expect(errors(spec, runner, [1, 33])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
+  });
+
+  it("evaluates every function of an expression", () => {
+    const unary = ["sigmoid", "silu", "gelu_tanh", "tanh"] as const;
+    const binary = ["min", "max"] as const;
+    const all = unary.reduce<Expr>((sum, fn, i) => add(sum, mul({ kind: "unary", fn, x: operand(i % 2) }, operand(1))), acc);
+    const spec: KernelSpec = {
+      ...common,
+      kind: "embedding",
+      name: "embedding_under_test",
+      ids: input("token_ids"),
+      table: tensor("table", 5, 44),
+      operands: [buffer("a", 44), buffer("b", 44)],
+      epilogue: binary.reduce<Expr>((sum, fn, i) => add(sum, { kind: "binary", fn, a: operand(i), b: all }), all),
       out: buffer("out", 44),
     };
     expect(errors(spec, runner, [1, 33])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));

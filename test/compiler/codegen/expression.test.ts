@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { floatLiteral, formulaText, laneText } from "../../../compiler/codegen/expression.ts";
+import type { Expr } from "../../../compiler/kernels/spec.ts";
 import { acc, add, mul, operand, silu, siluMul } from "../../support/kernel-specs.ts";
 
 describe("float literals", () => {
@@ -27,6 +28,10 @@ describe("expressions", () => {
     expect(laneText(mul(add(acc, operand(0)), silu(acc)), 1)).toBe("(acc + operand0) * silu(acc)");
     expect(laneText(add(acc, mul(acc, { kind: "constant", value: 3 })), 1)).toBe("acc + acc * splat(3.0f)");
     expect(laneText(mul(acc, mul(acc, acc)), 1)).toBe("acc * (acc * acc)");
+    const least = (a: Expr, b: Expr): Expr => ({ kind: "binary", fn: "min", a, b });
+    expect(laneText(mul(acc, least(add(acc, acc), { kind: "constant", value: 7 })), 1)).toBe(
+      "acc * minimum(acc + acc, splat(7.0f))",
+    );
   });
 
   it("read as mathematics in comments", () => {
