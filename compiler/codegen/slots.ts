@@ -74,7 +74,10 @@ function writerText(o: SlotOptions, operands: readonly Pointer[]): string {
     "int64_t col",
     ...accs.map((a) => `f32x16 ${a}`),
   ];
-  const loads = operands.map((p) => `  const f32x16 ${p.name} = ${loadText(`slots.${p.name}`, p.value, o.isa)};`);
+  const loads = operands.map((p) => {
+    const isColumn = p.value.kind === "buffer" && p.value.cols < o.out.cols;
+    return `  const f32x16 ${p.name} = ${(isColumn ? columnText : loadText)(`slots.${p.name}`, p.value, o.isa)};`;
+  });
   return [
     `// out[row, col … col + 15] = ${formulaText(o.epilogue, o.ways)}`,
     `INGOT_INLINE void write(${parameters.join(", ")}) {`,
@@ -110,6 +113,12 @@ function loadText(pointer: string, value: BufferValue | TensorValue, isa: Isa): 
   const ofExpert = value.kind === "tensor" && value.rows > 1 ? ` + expert * ${value.cols}` : "";
   const at = value.rows === 1 || ofExpert ? `${pointer}${ofExpert} + col` : address(pointer, value, layout);
   return value.cols % 16 === 0 || layout !== "rows" ? `load(${at})` : `load_first(${at}, ${value.cols} - col)`;
+}
+
+/** A value of one column: the row's, in every lane. */
+function columnText(pointer: string, value: BufferValue | TensorValue, isa: Isa): string {
+  const layout = value.kind === "buffer" ? bufferLayout(isa, value) : "rows";
+  return layout === "rows" ? `splat(widen(${pointer}[row]))` : `splat(widen(${pointer}[${layout}_at<1>(row, 0)]))`;
 }
 
 const address = (pointer: string, value: BufferValue | TensorValue, layout: BufferLayout): string =>

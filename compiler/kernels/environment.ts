@@ -38,13 +38,15 @@ export function writeOutput(
   acc: (row: number, col: number) => readonly number[],
 ): void {
   const arrays = operands.map((o) => (o.kind === "buffer" ? read(o, env) : env.tensor(o)));
-  const broadcast = operands.map((o) => o.rows === 1);
   const { cols } = out;
+  const places = operands.map((o): ((row: number, col: number) => number) =>
+    o.rows === 1 ? (_, col) => col : o.cols === 1 ? (row) => row : (row, col) => row * cols + col,
+  );
   const data = new Float32Array(rowCount(out, env) * cols);
   for (let row = 0, at = 0; at < data.length; row++) {
     for (let col = 0; col < cols; col++, at++) {
       const accs = acc(row, col);
-      data[at] = evaluate(epilogue, accs, (i) => arrays[i]![broadcast[i] ? col : at]!);
+      data[at] = evaluate(epilogue, accs, (i) => arrays[i]![places[i]!(row, col)]!);
     }
   }
   env.buffers.set(out.name, roundTo(out.dtype, data));

@@ -129,7 +129,7 @@ export function combine(node: Node, [a, b]: readonly [Expr, Expr]): Expr | undef
   }
 }
 
-/** A value outside the region as `user` reads it: one row vector for all rows, or a buffer of the same rows. */
+/** A value outside the region as `user` reads it: one row vector for all rows, or a buffer of the same rows, perhaps of one column. */
 function leaf(around: Surroundings, node: Node, user: Node): BufferValue | TensorValue | undefined {
   const { shape } = node.type;
   // A vector an expert, taken at each sorted row's own.
@@ -137,5 +137,6 @@ function leaf(around: Surroundings, node: Node, user: Node): BufferValue | Tenso
   if (isWeightExpression(node)) {
     return shape.length === 1 && shape[0] === rowElements(user.type.shape) ? around.tensorOf(node) : undefined;
   }
-  return sameRows(shape, user.type.shape) ? around.bufferAt(node) : undefined;
+  const isColumn = sameRows(shape, [...user.type.shape.slice(0, 1), 1]);
+  return isColumn || sameRows(shape, user.type.shape) ? around.bufferAt(node) : undefined;
 }

@@ -47,7 +47,7 @@ export type KvValue = Extract<Value, { kind: "kv" }>;
 export type Expr =
   /** What the anchor computed: way 0 … ways − 1 (a gated linear has two). */
   | { readonly kind: "acc"; readonly way: number }
-  /** `operands[index]` of the spec at (row, col), or at (col) when it has one row. */
+  /** `operands[index]` of the spec at (row, col), at (col) when it has one row, at (row) when it has one column. */
   | { readonly kind: "operand"; readonly index: number }
   | { readonly kind: "constant"; readonly value: number }
   | { readonly kind: "unary"; readonly fn: UnaryFn; readonly x: Expr }

@@ -109,7 +109,8 @@ function verifySlot(
   fail: (why: string) => never,
 ): void {
   for (const operand of operands) {
-    if (operand.cols !== spec.out.cols) fail(`operand ${operand.name} has ${operand.cols} columns, the output ${spec.out.cols}`);
+    if (operand.cols !== spec.out.cols && !(operand.kind === "buffer" && operand.cols === 1))
+      fail(`operand ${operand.name} has ${operand.cols} columns, the output ${spec.out.cols}`);
     if (operand.kind === "tensor" && operand.rows !== 1 && spec.kind !== "grouped_linear")
       fail(`operand ${operand.name} is a matrix of weights; expected one row`);
   }

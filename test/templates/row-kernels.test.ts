@@ -124,6 +124,18 @@ describe.each(runners())("row kernels on $name", (runner) => {
     expect(errors(spec, runner, [1, 33])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
   });
 
+  it("reads operands of one column once for a row", () => {
+    const spec: KernelSpec = {
+      ...common,
+      kind: "elementwise",
+      name: "elementwise_under_test",
+      operands: [buffer("a", 44), buffer("gate", 1), buffer("narrow_gate", 1, "bf16")],
+      epilogue: add(mul(operand(0), operand(1)), operand(2)),
+      out: buffer("out", 44),
+    };
+    expect(errors(spec, runner, [1, 33])).toSatisfy((e: number[]) => e.every(isNumber(1e-6)));
+  });
+
   it("evaluates every function of an expression", () => {
     const unary = ["sigmoid", "silu", "gelu_tanh", "tanh"] as const;
     const binary = ["min", "max"] as const;

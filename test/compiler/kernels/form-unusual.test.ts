@@ -69,6 +69,15 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     });
   });
 
+  test("rows scaled by a gate of one column each", () => {
+    const names = same(({ g, x, w }) => {
+      const gate = g.sigmoid(g.linear(x, w("gate", 1, 32)));
+      return g.plus(g.mul(gate, g.linear(x, w("shared", 32, 32))), x);
+    });
+    expect(names).toContain("linear_f32_1x32__sigmoid");
+    expect(names).toContain("linear_f32_32x32__mul_add");
+  });
+
   test("an embedding of positions", () => {
     same(({ g, x, w }) => g.plus(x, g.embedding(g.input("positions"), w("positions", 64, 32))));
   });
