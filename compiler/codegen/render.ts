@@ -6,7 +6,16 @@
 import { KERNEL_ABI } from "../../runtime/manifest.ts";
 import { invariant } from "../errors.ts";
 import { kernelArgs } from "../kernels/operands.ts";
-import type { HeadChain, KernelKind, KernelOf, KernelSpec, StoreKvKernel } from "../kernels/spec.ts";
+import type {
+  GatherKernel,
+  HeadChain,
+  KernelKind,
+  KernelOf,
+  KernelSpec,
+  LayerNormKernel,
+  RmsNormKernel,
+  StoreKvKernel,
+} from "../kernels/spec.ts";
 import type { CpuDialect } from "./cpu.ts";
 import { expertContexts } from "./experts.ts";
 import { floatLiteral } from "./expression.ts";
@@ -67,28 +76,22 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     ...slots({ ...s, isa: schedule.isa, x: null, firstOperandArg: 2, outArg: 2 + s.operands.length, ways: 1 }),
   }),
 
-  rms_norm: (s, schedule) => {
-    const gainArg = s.rows ? 2 : 1;
-    return {
-      cols: s.out.cols,
-      rows: extentText(s.out.rows),
-      sourceRow: s.rows ? "rows[t]" : "t",
-      gathers: s.rows !== null,
-      gainArg,
-      eps: s.eps,
-      epsLiteral: floatLiteral(s.eps),
-      loadGain: s.out.cols % 16 === 0 ? "load(gain + col)" : `load_first(gain + col, kCols - col)`,
-      xDtype: s.x.dtype,
-      outDtype: s.out.dtype,
-      ...slots({
-        ...s,
-        isa: schedule.isa,
-        firstOperandArg: gainArg + 1,
-        outArg: gainArg + 1 + s.operands.length,
-        ways: 1,
-      }),
-    };
-  },
+  rms_norm: (s, schedule) => ({ ...rowNorm(s), ...gathered(s, schedule, 1) }),
+
+  layer_norm: (s, schedule) => ({
+    ...rowNorm(s),
+    biasArg: s.rows ? 3 : 2,
+    biasDtype: s.bias.dtype,
+    biasType: cppType(s.bias.dtype),
+    loadBias: vectorText("bias", s.out.cols),
+    ...gathered(s, schedule, 2),
+  }),
+
+  gather: (s, schedule) => ({
+    xCols: s.x.cols,
+    sourceCol: s.col === 0 ? "j" : `${s.col} + j`,
+    ...gathered(s, schedule, 0),
+  }),
 
   linear: (s, schedule) => {
     const { blocking, skeleton } = schedule;
@@ -188,6 +191,34 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     };
   },
 };
+
+/** What every norm of whole rows says. */
+const rowNorm = (s: RmsNormKernel | LayerNormKernel) => ({
+  gainArg: s.rows ? 2 : 1,
+  gainDtype: s.gain.dtype,
+  gainType: cppType(s.gain.dtype),
+  eps: s.eps,
+  epsLiteral: floatLiteral(s.eps),
+  loadGain: vectorText("gain", s.out.cols),
+});
+
+/** What every kernel says that reads rows of x in their own or in a gathered order, `vectors` tensors after them. */
+function gathered(s: RmsNormKernel | LayerNormKernel | GatherKernel, { isa }: KernelSchedule, vectors: number): TemplateContext {
+  const firstOperandArg = (s.rows ? 2 : 1) + vectors;
+  return {
+    cols: s.out.cols,
+    rows: extentText(s.out.rows),
+    sourceRow: s.rows ? "rows[t]" : "t",
+    gathers: s.rows !== null,
+    xDtype: s.x.dtype,
+    outDtype: s.out.dtype,
+    ...slots({ ...s, isa, firstOperandArg, outArg: firstOperandArg + s.operands.length, ways: 1 }),
+  };
+}
+
+/** Sixteen columns of a vector, zero beyond the last. */
+const vectorText = (name: string, cols: number): string =>
+  cols % 16 === 0 ? `load(${name} + col)` : `load_first(${name} + col, kCols - col)`;
 
 function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
   const args = kernelArgs(s);

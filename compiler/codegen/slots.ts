@@ -17,8 +17,9 @@ interface Pointer {
 
 export interface SlotOptions {
   readonly isa: Isa;
-  /** An activation buffer the anchor reads, at argument 0. */
+  /** An activation buffer the anchor reads, at argument 0; `col` is where its columns begin, 0 without. */
   readonly x: BufferValue | null;
+  readonly col?: number;
   readonly epilogue: Expr;
   readonly operands: readonly (BufferValue | TensorValue)[];
   /** Argument of operand 0; the others follow. */
@@ -34,7 +35,7 @@ export function renderSlots(o: SlotOptions): string {
   const operands = o.operands.map((value, i): Pointer => ({ name: `operand${i}`, value, arg: o.firstOperandArg + i }));
   const out: Pointer = { name: "out", value: o.out, arg: o.outArg };
   const pointers = [...(o.x ? [{ name: "x", value: o.x, arg: 0 }] : []), ...operands, out];
-  return [structText(pointers, o.isa), ...(o.x ? [readerText(o.x, o.isa)] : []), writerText(o, operands)].join("\n");
+  return [structText(pointers, o.isa), ...(o.x ? [readerText(o.x, o)] : []), writerText(o, operands)].join("\n");
 }
 
 /** Whether operands are vectors of experts, of which the writer must be told the row's own. */
@@ -56,14 +57,34 @@ function structText(pointers: readonly Pointer[], isa: Isa): string {
   ].join("\n");
 }
 
-const readerText = (x: BufferValue, isa: Isa): string =>
-  [
-    "// Sixteen columns of x; zero beyond the last.",
-    `INGOT_INLINE f32x16 read_x(const Slots& slots, int64_t row, int64_t col) {`,
-    `  return ${loadText("slots.x", x, isa)};`,
+function readerText(x: BufferValue, { isa, col = 0, out }: SlotOptions): string {
+  const signature = "INGOT_INLINE f32x16 read_x(const Slots& slots, int64_t row, int64_t col) {";
+  const place = `${bufferLayout(isa, x)}_at<${x.cols}>(row, ${col} + col`;
+  if (col === 0 && x.cols === out.cols) {
+    const lines = [
+      "// Sixteen columns of x; zero beyond the last.",
+      signature,
+      `  return ${loadText("slots.x", x, isa)};`,
+      "}",
+      "",
+    ];
+    return lines.join("\n");
+  }
+  const last = `${out.cols} - col`;
+  if (bufferLayout(isa, x) === "rows") {
+    const lines = [`// Columns of x from ${col} on, ${out.cols} in all.`, signature];
+    return [...lines, `  return load_first(slots.x + ${place}), ${last});`, "}", ""].join("\n");
+  }
+  return [
+    `// Columns of x from ${col} on, ${out.cols} in all: one by one, because they do not begin where a tile does.`,
+    signature,
+    "  float lanes[16] = {};",
+    `  for (int64_t i = 0; i < min_of(16, ${last}); ++i) lanes[i] = widen(slots.x[${place} + i)]);`,
+    "  return load(lanes);",
     "}",
     "",
   ].join("\n");
+}
 
 function writerText(o: SlotOptions, operands: readonly Pointer[]): string {
   const accs = o.ways === 1 ? ["acc"] : Array.from({ length: o.ways }, (_, way) => `acc${way}`);

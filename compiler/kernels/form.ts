@@ -99,26 +99,9 @@ class Former {
           table: this.tensor(node.operands[1]),
           ...this.slots(r),
         }));
-      case "rms_norm": {
-        const [x, gain] = node.operands;
-        const gather = x.op === "gather_rows" ? x : null;
-        if (gain.type.shape[0] !== rowElements(x.type.shape)) {
-          const [found, wanted] = [x, gain].map((n) => printShape(n.type.shape));
-          return this.refuse(
-            node,
-            `x is ${found}, the gain ${wanted}: away from attention's inputs a kernel normalizes whole rows`,
-          );
-        }
-        return this.anchored(node, (r) => ({
-          kind: "rms_norm",
-          x: this.bufferOf(gather ? gather.operands[0] : x),
-          rows: gather ? this.input(gather.operands[1]) : null,
-          gain: this.tensor(gain),
-          eps: node.attrs.eps,
-          ...this.slots(r),
-          nodes: gather ? [gather, ...r.nodes] : r.nodes,
-        }));
-      }
+      case "rms_norm":
+      case "layer_norm":
+        return this.rowNorm(node);
       case "linear":
         return this.linear(node);
       case "top_k":
@@ -167,9 +150,15 @@ class Former {
         });
       }
       case "gather_rows":
-        // Computed by the norm that reads it.
-        if (this.usersOf(node).every((u) => u.op === "rms_norm") && !this.named.has(node)) return;
-        return this.refuse(node, "rows can be gathered only into an rms_norm");
+        // Norms read the rows where they are.
+        if (this.usersOf(node).every(isRowNorm) && !this.named.has(node)) return;
+        return this.anchored(node, (r) => ({
+          kind: "gather",
+          x: this.bufferOf(node.operands[0]),
+          rows: this.input(node.operands[1]),
+          col: 0,
+          ...this.slots(r),
+        }));
       case "cast":
       case "add":
       case "mul":
@@ -196,9 +185,44 @@ class Former {
       case "concat":
         return this.refuse(node, "only weights are joined");
       case "slice":
+        if (isWeightExpression(node)) return;
+        return this.slice(node);
       case "rope":
-        return this.refuse(node, `no kernel computes a ${node.op} on its own`);
+        return this.refuse(node, "no kernel computes a rope on its own");
     }
+  }
+
+  private rowNorm(node: NodeOf<"rms_norm"> | NodeOf<"layer_norm">): void {
+    const [x, gain, bias] = node.operands;
+    const gather = x.op === "gather_rows" && !this.buffers.has(x) ? x : null;
+    if (gain.type.shape[0] !== rowElements(x.type.shape)) {
+      const [found, wanted] = [x, gain].map((n) => printShape(n.type.shape));
+      return this.refuse(node, `x is ${found}, the gain ${wanted}: away from attention's inputs a kernel normalizes whole rows`);
+    }
+    this.anchored(node, (r) => ({
+      ...(bias ? { kind: "layer_norm", bias: this.tensor(bias) } : { kind: "rms_norm" }),
+      x: this.bufferOf(gather ? gather.operands[0] : x),
+      rows: gather ? this.input(gather.operands[1]) : null,
+      gain: this.tensor(gain),
+      eps: node.attrs.eps,
+      ...this.slots(r),
+      nodes: gather ? [gather, ...r.nodes] : r.nodes,
+    }));
+  }
+
+  /** Columns that neither attention's inputs nor a gated linear take where they are. */
+  private slice(node: NodeOf<"slice">): void {
+    const [x] = node.operands;
+    const { axis, start } = node.attrs;
+    if (axis !== 1)
+      return this.refuse(node, `axis ${axis} of ${printShape(x.type.shape)}: a kernel takes one range of columns from each row`);
+    this.anchored(node, (r) => ({
+      kind: "gather",
+      x: this.bufferOf(x),
+      rows: null,
+      col: start * rowElements(x.type.shape.slice(1)),
+      ...this.slots(r),
+    }));
   }
 
   private linear(node: NodeOf<"linear">): void {
@@ -462,6 +486,8 @@ class Former {
     throw new UnsupportedError(`${node.op} at ${this.graph.originText(node)}: ${why}`);
   }
 }
+
+const isRowNorm = (node: Node): boolean => node.op === "rms_norm" || node.op === "layer_norm";
 
 /** A rounding to the very dtype the result is stored in says nothing more than the store does. */
 function stripStoredRounding(spec: Unnamed): Unnamed {

@@ -36,7 +36,33 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     const scale = new Float64Array(rowCount(spec.out, env));
     for (let row = 0; row < scale.length; row++) scale[row] = inverseRms(x, (rows ? rows[row]! : row) * cols, cols, spec.eps);
     writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [
-      Math.fround(x[(rows ? rows[row]! : row) * cols + col]! * scale[row]!) * gain[col]!,
+      Math.fround(Math.fround(x[(rows ? rows[row]! : row) * cols + col]! * scale[row]!) * gain[col]!),
+    ]);
+  },
+
+  layer_norm(spec, env) {
+    const x = read(spec.x, env);
+    const [gain, bias] = [env.tensor(spec.gain), env.tensor(spec.bias)];
+    const rows = spec.rows ? env.input(spec.rows.name) : null;
+    const { cols } = spec.out;
+    const moments = Array.from({ length: rowCount(spec.out, env) }, (_, row) => {
+      const at = (rows ? rows[row]! : row) * cols;
+      const values = x.subarray(at, at + cols);
+      const mean = values.reduce((a, b) => a + b, 0) / cols;
+      const variance = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / cols;
+      return { at, mean, scale: 1 / Math.sqrt(variance + spec.eps) };
+    });
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => {
+      const { at, mean, scale } = moments[row]!;
+      return [Math.fround(Math.fround((x[at + col]! - mean) * scale) * gain[col]! + bias[col]!)];
+    });
+  },
+
+  gather(spec, env) {
+    const x = read(spec.x, env);
+    const rows = spec.rows ? env.input(spec.rows.name) : null;
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [
+      x[(rows ? rows[row]! : row) * spec.x.cols + spec.col + col]!,
     ]);
   },
 

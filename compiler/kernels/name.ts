@@ -19,7 +19,10 @@ function base(spec: Unnamed): string {
     case "embedding":
       return `embedding_${spec.table.dtype}_${spec.out.cols}`;
     case "rms_norm":
-      return `rms_norm_${spec.rows ? "gather_" : ""}${spec.out.dtype}_${spec.out.cols}`;
+    case "layer_norm":
+      return `${spec.kind}_${spec.rows ? "gather_" : ""}${spec.out.dtype}_${spec.out.cols}`;
+    case "gather":
+      return `${spec.rows ? "gather_rows" : "slice"}_${spec.out.cols}`;
     case "linear":
       return `linear_${spec.w.dtype}_${spec.n}x${spec.k}`;
     case "rope_angles":

@@ -15,6 +15,8 @@ const optional = (v: Value | null | undefined): KernelArg[] => (v ? [value(v)] :
 const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } = {
   embedding: (s) => [value(s.ids), value(s.table), ...s.operands.map(value), value(s.out)],
   rms_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), ...s.operands.map(value), value(s.out)],
+  layer_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), value(s.bias), ...s.operands.map(value), value(s.out)],
+  gather: (s) => [value(s.x), ...optional(s.rows), ...s.operands.map(value), value(s.out)],
   linear: (s) => [value(s.x), value(s.w), ...s.operands.map(value), value(s.out)],
   rope_angles: (s) => [value(s.positions), ...optional(s.long?.seqIds), ...optional(s.long?.seqLens), value(s.out)],
   store_kv: (s) => [

@@ -96,6 +96,32 @@ export interface RmsNormKernel extends Common {
   readonly out: BufferValue;
 }
 
+/** out[row] = epilogue((x[rows?[row]] − mean) / sqrt(variance + eps) · gain + bias) */
+export interface LayerNormKernel extends Common {
+  readonly kind: "layer_norm";
+  readonly x: BufferValue;
+  /** Gathers input rows when present: out has S rows. */
+  readonly rows: InputValue | null;
+  readonly gain: TensorValue;
+  readonly bias: TensorValue;
+  readonly eps: number;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
+/** out[row, j] = epilogue(x[rows?[row], col + j]): rows or columns that no reader takes from `x` itself. */
+export interface GatherKernel extends Common {
+  readonly kind: "gather";
+  readonly x: BufferValue;
+  /** Gathers input rows when present: out has S rows. */
+  readonly rows: InputValue | null;
+  readonly col: number;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
 /**
  * acc_w[row, col] = Σ_k x[row, k] · w[w · n + col, k] for w in 0 … ways − 1; out[row, col] = epilogue(acc_0, …).
  * `w` has ways · n rows and k columns. `out` may be the very buffer an operand is read from (residual add in place).
@@ -248,6 +274,8 @@ export interface SampleKernel extends Common {
 export type KernelSpec =
   | EmbeddingKernel
   | RmsNormKernel
+  | LayerNormKernel
+  | GatherKernel
   | LinearKernel
   | RopeAnglesKernel
   | StoreKvKernel

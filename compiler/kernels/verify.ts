@@ -50,7 +50,7 @@ export function verifyKernels(kernels: readonly KernelSpec[], results: readonly 
 
 /** Whether a kernel reads `value` by rows other than those it writes: gathered ones, or sorted ones. */
 function rowsMayDiffer(spec: KernelSpec, value: BufferValue): boolean {
-  if (spec.kind === "rms_norm") return spec.rows !== null && value === spec.x;
+  if ("rows" in spec) return spec.rows !== null && value === spec.x;
   if (spec.kind === "expert_sum") return value === spec.x || value === spec.plan;
   return spec.kind === "sort_slots" || spec.kind === "grouped_linear";
 }
@@ -58,6 +58,11 @@ function rowsMayDiffer(spec: KernelSpec, value: BufferValue): boolean {
 const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
   embedding: (s) => ({ columns: [s.table.cols, s.out.cols] }),
   rms_norm: (s) => ({ columns: [s.x.cols, s.gain.cols, s.out.cols], "rows of the gain": [s.gain.rows, 1] }),
+  layer_norm: (s) => ({
+    columns: [s.x.cols, s.gain.cols, s.bias.cols, s.out.cols],
+    "rows of the gain and the bias": [s.gain.rows, s.bias.rows, 1],
+  }),
+  gather: (s) => ({ "last column read and columns of x": [Math.max(s.x.cols, s.col + s.out.cols), s.x.cols] }),
   linear: (s) => ({ k: [s.k, s.x.cols, s.w.cols], n: [s.n, s.out.cols], "rows of w": [s.n * s.ways, s.w.rows] }),
   rope_angles: (s) => ({
     columns: [2 * s.invFreq.length, s.out.cols],

@@ -47,6 +47,8 @@ export function scheduleKernel(
 const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => Partial<KernelSchedule> } = {
   embedding: (s) => rowWork(s.out.cols),
   rms_norm: (s) => rowWork(s.out.cols),
+  layer_norm: (s) => rowWork(s.out.cols),
+  gather: (s) => rowWork(s.out.cols),
   elementwise: (s) => rowWork(s.out.cols),
   rope_angles: () => ({ chunk: 2, serialUnits: 1 }),
   store_kv: (s) => {

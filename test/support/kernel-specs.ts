@@ -9,9 +9,11 @@ import type {
   AttentionKernel,
   BufferValue,
   Expr,
+  GatherKernel,
   HeadChain,
   InputValue,
   KernelSpec,
+  LayerNormKernel,
   LinearKernel,
   StoreKvKernel,
   TensorValue,
@@ -70,6 +72,45 @@ export function linearSpec(o: {
     epilogue: o.epilogue ?? (ways === 2 ? siluMul : acc),
     operands: o.operands ?? [],
     out: buffer("out", n, out, rows),
+  };
+}
+
+export function layerNormSpec(o: { cols: number; gathers?: boolean; out?: DType; vectors?: DType }): LayerNormKernel {
+  const { cols, gathers = false, out = "f32", vectors = "f32" } = o;
+  return {
+    kind: "layer_norm",
+    name: "layer_norm_under_test",
+    nodes: [],
+    x: buffer("x", cols),
+    rows: gathers ? input("sample_rows") : null,
+    gain: tensor("gain", 1, cols, vectors),
+    bias: tensor("bias", 1, cols, vectors),
+    eps: 1e-5,
+    epilogue: acc,
+    operands: [],
+    out: buffer("out", cols, out, gathers ? "S" : "T"),
+  };
+}
+
+export function gatherSpec(o: {
+  from: number;
+  col?: number;
+  cols: number;
+  gathers?: boolean;
+  x?: DType;
+  out?: DType;
+}): GatherKernel {
+  const { from, col = 0, cols, gathers = false, x = "f32", out = "f32" } = o;
+  return {
+    kind: "gather",
+    name: "gather_under_test",
+    nodes: [],
+    x: buffer("x", from, x),
+    rows: gathers ? input("sample_rows") : null,
+    col,
+    epilogue: acc,
+    operands: [],
+    out: buffer("out", cols, out, gathers ? "S" : "T"),
   };
 }
 
@@ -247,6 +288,10 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
       return [spec.table, ...spec.operands];
     case "rms_norm":
       return [spec.x, spec.gain, ...spec.operands];
+    case "layer_norm":
+      return [spec.x, spec.gain, spec.bias, ...spec.operands];
+    case "gather":
+      return [spec.x, ...spec.operands];
     case "linear":
       return [spec.x, spec.w, ...spec.operands];
     case "store_kv":

@@ -1,5 +1,6 @@
 /** Norm, embedding, elementwise work and rotary angles against their specs' meaning, on every instruction set this machine can run. */
 import { describe, expect, it } from "vitest";
+import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { Expr, KernelSpec } from "../../compiler/kernels/spec.ts";
 import { relativeError } from "../support/closeness.ts";
@@ -10,7 +11,9 @@ import {
   add,
   buffer,
   copyEnvironment,
+  gatherSpec,
   input,
+  layerNormSpec,
   mul,
   operand,
   randomEnvironment,
@@ -27,7 +30,11 @@ type Shape = NonNullable<Parameters<typeof randomEnvironment>[2]>;
 function errors(spec: KernelSpec, runner: Runner, shapes: readonly (number | Shape)[], options: RunOptions = {}): number[] {
   const random = randomSource(seed);
   const envs = shapes.map((s) => randomEnvironment(spec, random, typeof s === "number" ? { rows: s } : s));
-  const results = runKernel(spec, runner, envs, { random: random.uniform, ...options });
+  return errorsOver(spec, runner, envs, { random: random.uniform, ...options });
+}
+
+function errorsOver(spec: KernelSpec, runner: Runner, envs: readonly KernelEnvironment[], options: RunOptions = {}): number[] {
+  const results = runKernel(spec, runner, envs, options);
   return envs.map((env, i) => {
     const reference = copyEnvironment(env);
     interpretKernel(spec, reference);
@@ -69,6 +76,50 @@ describe.each(runners())("row kernels on $name", (runner) => {
         out: buffer("out", cols, "bf16", "S"),
       };
       expect(errors(spec, runner, [1, 3, 37]), `${cols}`).toSatisfy((e: number[]) => e.every(isNumber(4e-4)));
+    }
+  });
+
+  it("takes mean and bias of layers into account, on whole and on sampled rows", () => {
+    for (const cols of fullSweep ? [1, 16, 44, 64, 100, 1024] : [44, 128]) {
+      for (const gathers of [false, true]) {
+        const random = randomSource(seed);
+        const spec = {
+          ...layerNormSpec({ cols, gathers, vectors: cols === 44 ? "bf16" : "f32" }),
+          epilogue: add(operand(0), acc),
+        };
+        const withResidual: KernelSpec = { ...spec, operands: [buffer("residual", cols, "f32", gathers ? "S" : "T")] };
+        const envs = [1, 3, 37].map((rows) => randomEnvironment(withResidual, random, { rows }));
+        // Far from 0: a variance of squares less the squared mean would lose all its digits.
+        for (const env of envs)
+          env.buffers.set(
+            "x",
+            env.buffers.get("x")!.map((v) => v + 100),
+          );
+        expect(errorsOver(withResidual, runner, envs), `${cols}`).toSatisfy((e: number[]) => e.every(isNumber(2e-5)));
+      }
+      const narrow = layerNormSpec({ cols, out: "bf16" });
+      if (cols > 1) expect(errors(narrow, runner, [1, 37])).toSatisfy((e: number[]) => e.every(isNumber(4e-4)));
+    }
+  });
+
+  it("takes rows and columns out of a buffer, whatever its layout", () => {
+    for (const x of ["f32", "bf16"] as const) {
+      for (const [from, col, cols] of [
+        [72, 0, 72],
+        [72, 16, 32],
+        [72, 5, 67],
+        [33, 32, 1],
+        [80, 48, 16],
+      ] as const) {
+        for (const gathers of [false, true]) {
+          const spec: KernelSpec = {
+            ...gatherSpec({ from, col, cols, gathers, x }),
+            operands: [buffer("a", cols, "f32", gathers ? "S" : "T")],
+            epilogue: mul(operand(0), acc),
+          };
+          expect(errors(spec, runner, [1, 3, 37]), `${x} ${from} ${col} ${cols}`).toEqual([0, 0, 0]);
+        }
+      }
     }
   });
 

@@ -12,7 +12,19 @@ import type { KernelSpec } from "../../../compiler/kernels/spec.ts";
 import { scheduleKernel } from "../../../compiler/schedule/cpu.ts";
 import { type Compiler, findCompiler } from "../../../compiler/toolchain/compiler.ts";
 import { compileFlags } from "../../../compiler/toolchain/flags.ts";
-import { acc, add, attentionSpec, buffer, input, linearSpec, operand, storeKvSpec, tensor } from "../../support/kernel-specs.ts";
+import {
+  acc,
+  add,
+  attentionSpec,
+  buffer,
+  gatherSpec,
+  input,
+  layerNormSpec,
+  linearSpec,
+  operand,
+  storeKvSpec,
+  tensor,
+} from "../../support/kernel-specs.ts";
 
 const common = { nodes: [], epilogue: acc, operands: [] };
 const x = (isa: Isa) => linearInputDtype(isa, "bf16");
@@ -51,6 +63,9 @@ const kernels: readonly [Isa, KernelSpec][] = [
       out: buffer("out", 1040, "bf16", "S"),
     },
   ],
+  ["avx512", { ...layerNormSpec({ cols: 1000, gathers: true }), name: "layer_norm_gather_f32_1000" }],
+  ["avx2", { ...gatherSpec({ from: 1024, cols: 1024, gathers: true }), name: "gather_rows_1024" }],
+  ["avx512-amx", { ...gatherSpec({ from: 96, col: 40, cols: 20, x: "bf16" }), name: "slice_20" }],
   [
     "neon",
     { ...storeKvSpec({ heads: 16, kvHeads: 8, headDim: 128, norm: true, half: 64 }), name: "norm_rope_store_kv_bf16_16x8x128" },

@@ -18,8 +18,15 @@ interface Building {
   readonly attend: (layer: number) => Node;
 }
 
-/** A graph around what `build` gives (a (T, n) value), with a norm and a head behind it. */
-function model(build: (b: Building) => Node): Graph {
+type Head = (g: Graph, sampled: Node, w: Building["w"]) => Node;
+
+const normAndHead: Head = (g, sampled, w) => {
+  const width = sampled.type.shape[1] as number;
+  return g.linear(g.rmsNorm(sampled, w("norm", width), 1e-6), w("head", 64, width));
+};
+
+/** A graph around what `build` gives (a (T, n) value), `head` over its sampled rows behind it. */
+function model(build: (b: Building) => Node, head = normAndHead): Graph {
   const g = new Graph({ maxModelLen: 64, maxNumSeqs: 32, maxNumBatchedTokens: 32, blockSize: 16 });
   const w = (name: string, ...shape: number[]) => g.weight(name, { dtype: "f32", shape });
   const x = g.embedding(g.input("token_ids"), w("embed", 64, 32));
@@ -29,15 +36,13 @@ function model(build: (b: Building) => Node): Graph {
     return g.pagedAttention(heads(0, 2), g.storeKv(g.kvCache(layer, "f32", 1, 16), heads(32, 1), heads(48, 1)), 0.25, null);
   };
   const y = g.scope("layers.0", () => build({ g, x, w, attend }));
-  const width = y.type.shape[1] as number;
-  const last = g.rmsNorm(g.gatherRows(y, g.input("sample_rows")), w("norm", width), 1e-6);
-  g.setLogits(g.linear(last, w("head", 64, width)));
+  g.setLogits(head(g, g.gatherRows(y, g.input("sample_rows")), w));
   return g;
 }
 
 /** Kernels straight from the graph compute what it means. */
-function same(build: (b: Building) => Node): string[] {
-  const graph = model(build);
+function same(build: (b: Building) => Node, head?: Head): string[] {
+  const graph = model(build, head);
   const program = formKernels(graph);
   expectSameMeaning(graph, program);
   return program.kernels.map((k) => k.name);
@@ -76,6 +81,42 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     });
     expect(names).toContain("linear_f32_1x32__sigmoid");
     expect(names).toContain("linear_f32_32x32__mul_add");
+  });
+
+  test("a norm of layers over sampled rows", () => {
+    const names = same(
+      ({ x }) => x,
+      (g, sampled, w) => g.linear(g.layerNorm(sampled, w("norm", 32), w("norm.bias", 32), 1e-5), w("head", 64, 32)),
+    );
+    expect(names).toContain("layer_norm_gather_f32_32");
+  });
+
+  test("sampled rows that no norm reads: a head, elementwise work, a norm and another reader", () => {
+    const heads: [string, Head][] = [
+      ["gather_rows_32", (g, sampled, w) => g.linear(g.linear(sampled, w("out", 24, 32)), w("head", 64, 24))],
+      ["gather_rows_32__bias_silu", (g, sampled, w) => g.linear(g.silu(g.plus(sampled, w("bias", 32))), w("head", 64, 32))],
+      ["gather_rows_32", (g, sampled, w) => g.plus(normAndHead(g, sampled, w), g.linear(sampled, w("other", 64, 32)))],
+    ];
+    for (const [name, head] of heads) expect(same(({ x }) => x, head)).toContain(name);
+  });
+
+  test("columns that are taken out of a row", () => {
+    const names = same(({ g, x, w }) => {
+      const y = g.linear(x, w("wide", 48, 32));
+      const tail = g.slice(g.reshape(y, [g.T, 3, 16]), 1, 1, 2);
+      return g.plus(g.rmsNorm(g.slice(y, 1, 3, 32), w("n", 32), 1e-6), g.reshape(g.silu(tail), [g.T, 32]));
+    });
+    expect(names).toEqual(expect.arrayContaining(["slice_32", "slice_32__silu", "rms_norm_f32_32__add"]));
+  });
+
+  test("a sum with what a norm makes of a value", () => {
+    const names = same(({ g, x, w }) => {
+      const y = g.linear(x, w("a", 32, 32));
+      const attended = g.plus(x, g.rmsNorm(y, w("n", 32), 1e-6));
+      return g.plus(attended, g.layerNorm(g.linear(attended, w("b", 32, 32)), w("m", 32), w("m.bias", 32), 1e-6));
+    });
+    expect(names).toEqual(expect.arrayContaining(["rms_norm_f32_32__add", "layer_norm_f32_32__add"]));
+    expect(names.some((n) => n.startsWith("elementwise"))).toBe(false);
   });
 
   test("an embedding of positions", () => {
@@ -186,6 +227,11 @@ describe("graphs that no kernel computes are refused by name:", () => {
       "a view that is not made of the same rows",
       ({ g, x }) => g.reshape(g.silu(g.reshape(x, [2, g.T, 16])), [g.T, 32]),
       /reshape at layers\.0 .*: .*rows/,
+    ],
+    [
+      "columns of each head",
+      ({ g, attend }) => g.reshape(g.slice(attend(0), 2, 0, 8), [g.T, 16]),
+      /slice at layers\.0 .*: axis 2 of \(T, 2, 16\)/,
     ],
     [
       "a slice of each head as a head",
