@@ -169,7 +169,10 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
       outCols: s.out.cols,
       outDtype: s.out.dtype,
       ...blocking,
-      ...slots({ ...s, isa: schedule.isa, x: null, operands: [], firstOperandArg: 5, outArg: 5, ways: 1 }),
+      hasSinks: s.sinks !== null,
+      sinksDtype: s.sinks?.dtype ?? "",
+      sinksType: cppType(s.sinks?.dtype ?? "f32"),
+      ...slots({ ...s, isa: schedule.isa, x: null, operands: [], firstOperandArg: 5, outArg: s.sinks ? 6 : 5, ways: 1 }),
       scratchBytes: 4 * (rows * (2 * s.headDim + chunk + 4) + 2 * chunk * s.headDim),
     };
   },

@@ -129,7 +129,7 @@ class Former {
       case "store_kv":
         return this.storeKv(node);
       case "paged_attention": {
-        const [q, kv, positions, seqIds, blockTables] = node.operands;
+        const [q, kv, positions, seqIds, blockTables, sinks] = node.operands;
         const [, numHeads, headDim] = node.type.shape as [unknown, number, number];
         // Its kernel has no operands: what reads others after it has a kernel of its own.
         const region = this.region(node, ACC, { takesOperands: false });
@@ -141,6 +141,7 @@ class Former {
           headDim,
           scale: node.attrs.scale,
           window: node.attrs.window,
+          sinks: sinks ? this.tensor(sinks) : null,
           positions: this.input(positions),
           seqIds: this.input(seqIds),
           blockTables: this.input(blockTables),

@@ -120,6 +120,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     const q = read(spec.q, env);
     const kv = env.kv(spec.kv.layer);
     const width = numKvHeads * headDim;
+    const sinks = spec.sinks && env.tensor(spec.sinks);
     const result = new Float32Array(q.length);
     for (let t = 0; t < rowCount(spec.q, env); t++) {
       const position = env.input(spec.positions.name)[t]!;
@@ -134,9 +135,10 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
           for (let d = 0; d < headDim; d++) sum += q[qAt + d]! * kv.k[slot * width + kvAt + d]!;
           return sum * spec.scale;
         });
-        const max = Math.max(...scores);
+        const sink = sinks ? sinks[h]! : Number.NEGATIVE_INFINITY;
+        const max = Math.max(sink, ...scores);
         const weights = scores.map((s) => Math.exp(s - max));
-        const total = weights.reduce((a, b) => a + b, 0);
+        const total = weights.reduce((a, b) => a + b, Math.exp(sink - max));
         for (let d = 0; d < headDim; d++) {
           let sum = 0;
           for (let i = 0; i < slots.length; i++) sum += weights[i]! * kv.v[slots[i]! * width + kvAt + d]!;

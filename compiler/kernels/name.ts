@@ -30,7 +30,7 @@ function base(spec: Unnamed): string {
     case "store_kv":
       return `${[...new Set([...chainName(spec.q), ...chainName(spec.k), ...chainName(spec.v)])].map((w) => `${w}_`).join("")}store_kv_${spec.kv.dtype}_${spec.q.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}`;
     case "paged_attention":
-      return `paged_attention_${spec.kv.dtype}_${spec.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}${spec.window === null ? "" : `_window${spec.window}`}`;
+      return `paged_attention_${spec.kv.dtype}_${spec.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}${spec.window === null ? "" : `_window${spec.window}`}${spec.sinks ? "_sinks" : ""}`;
     case "elementwise":
       return `elementwise_${spec.out.cols}`;
     case "route": {

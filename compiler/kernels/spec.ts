@@ -174,6 +174,8 @@ export interface AttentionKernel extends Common {
   readonly headDim: number;
   readonly scale: number;
   readonly window: number | null;
+  /** A score for each head (numHeads) that takes part in its softmax and carries no value, or null. */
+  readonly sinks: TensorValue | null;
   readonly positions: InputValue;
   readonly seqIds: InputValue;
   readonly blockTables: InputValue;

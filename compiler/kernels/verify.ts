@@ -81,6 +81,7 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
     columns: [s.q.cols, s.numHeads * s.headDim, s.out.cols],
     "sizes of a head": [s.headDim, s.kv.headDim],
     "heads left over in a group": [s.numHeads % s.kv.numKvHeads, 0],
+    "sinks and heads": [s.sinks?.cols ?? s.numHeads, s.numHeads],
   }),
   elementwise: () => ({}),
   route: (s) => {

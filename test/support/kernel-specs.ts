@@ -153,9 +153,10 @@ export function attentionSpec(o: {
   headDim: number;
   dtype?: DType;
   window?: number | null;
+  sinks?: DType;
   out?: DType;
 }): AttentionKernel {
-  const { heads, kvHeads, headDim, dtype = "bf16", window = null, out = "f32" } = o;
+  const { heads, kvHeads, headDim, dtype = "bf16", window = null, sinks, out = "f32" } = o;
   return {
     kind: "paged_attention",
     name: "paged_attention_under_test",
@@ -166,6 +167,7 @@ export function attentionSpec(o: {
     headDim,
     scale: headDim ** -0.5,
     window,
+    sinks: sinks ? tensor("sinks", 1, heads, sinks) : null,
     positions: input("positions"),
     seqIds: input("seq_ids"),
     blockTables: input("block_tables"),
@@ -297,7 +299,7 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
     case "store_kv":
       return [spec.x, ...[spec.q, spec.k].flatMap((c) => [...(c.norm ? [c.norm.gain] : []), ...(c.rope ? [c.rope.angles] : [])])];
     case "paged_attention":
-      return [spec.q];
+      return [spec.q, ...(spec.sinks ? [spec.sinks] : [])];
     case "elementwise":
       return [...spec.operands];
     case "route":

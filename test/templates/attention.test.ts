@@ -102,8 +102,27 @@ describe.each(runners().filter((r) => fullSweep || !r.name.includes("twin")))("a
     expect(relativeError(result.out, out)).toBeLessThan(2e-6);
   });
 
-  it.each([null, 40])("gives a token the same bits alone and among others (window %s)", (window) => {
-    const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim: 64, window });
+  it("lets a sink take part in the softmax of its head, however large it is", () => {
+    for (const sinks of ["f32", "bf16"] as const) {
+      for (const window of [null, 5]) {
+        const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim: 32, window, sinks });
+        const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed });
+        env.tensor(spec.sinks!).set([-60, 0.5, 3, 20]);
+        const { result, out } = compare(spec, runner, env);
+        for (let h = 0; h < 4; h++) {
+          const head = (x: Float32Array) => x.filter((_, i) => Math.floor(i / 32) % 4 === h);
+          expect(relativeError(head(result.out), head(out)), `head ${h}`).toBeLessThan(3e-6);
+        }
+      }
+    }
+  });
+
+  it.each([
+    [null, undefined],
+    [40, undefined],
+    [40, "f32"],
+  ] as const)("gives a token the same bits alone and among others (window %s, sinks %s)", (window, sinks) => {
+    const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim: 64, window, sinks });
     const batch = randomEnvironment(spec, randomSource(seed), { sequences: mixed });
     const width = 4 * 64;
     const tokens = [0, 4, 5, 6, 7, 20, 43, 44, 46];

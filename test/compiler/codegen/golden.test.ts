@@ -77,6 +77,13 @@ const kernels: readonly [Isa, KernelSpec][] = [
   [
     "generic",
     {
+      ...attentionSpec({ heads: 64, kvHeads: 8, headDim: 64, window: 128, sinks: "f32" }),
+      name: "paged_attention_bf16_64x8x64_window128_sinks",
+    },
+  ],
+  [
+    "generic",
+    {
       ...common,
       kind: "embedding",
       name: "embedding_bf16_1024",

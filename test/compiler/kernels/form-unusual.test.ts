@@ -15,7 +15,7 @@ interface Building {
   readonly x: Node;
   readonly w: (name: string, ...shape: number[]) => Node;
   /** Attention over a projection of x with heads 2 · 16: (T, 2, 16). */
-  readonly attend: (layer: number) => Node;
+  readonly attend: (layer: number, sinks?: Node) => Node;
 }
 
 type Head = (g: Graph, sampled: Node, w: Building["w"]) => Node;
@@ -30,10 +30,16 @@ function model(build: (b: Building) => Node, head = normAndHead): Graph {
   const g = new Graph({ maxModelLen: 64, maxNumSeqs: 32, maxNumBatchedTokens: 32, blockSize: 16 });
   const w = (name: string, ...shape: number[]) => g.weight(name, { dtype: "f32", shape });
   const x = g.embedding(g.input("token_ids"), w("embed", 64, 32));
-  const attend = (layer: number) => {
+  const attend = (layer: number, sinks?: Node) => {
     const qkv = g.linear(x, w(`${layer}.qkv`, 64, 32));
     const heads = (start: number, n: number) => g.reshape(g.slice(qkv, 1, start, n * 16), [g.T, n, 16]);
-    return g.pagedAttention(heads(0, 2), g.storeKv(g.kvCache(layer, "f32", 1, 16), heads(32, 1), heads(48, 1)), 0.25, null);
+    return g.pagedAttention(
+      heads(0, 2),
+      g.storeKv(g.kvCache(layer, "f32", 1, 16), heads(32, 1), heads(48, 1)),
+      0.25,
+      null,
+      sinks,
+    );
   };
   const y = g.scope("layers.0", () => build({ g, x, w, attend }));
   g.setLogits(head(g, g.gatherRows(y, g.input("sample_rows")), w));
@@ -117,6 +123,11 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     });
     expect(names).toEqual(expect.arrayContaining(["rms_norm_f32_32__add", "layer_norm_f32_32__add"]));
     expect(names.some((n) => n.startsWith("elementwise"))).toBe(false);
+  });
+
+  test("an attention whose softmax has a sink for each head", () => {
+    const names = same(({ g, w, attend }) => g.reshape(attend(0, w("sinks", 2)), [g.T, 32]));
+    expect(names).toContain("paged_attention_f32_2x1x16_sinks");
   });
 
   test("an embedding of positions", () => {
