@@ -5,8 +5,9 @@
  */
 import { KERNEL_ABI } from "../../runtime/manifest.ts";
 import { invariant } from "../errors.ts";
-import { kernelArgs } from "../kernels/operands.ts";
+import { headSources, kernelArgs } from "../kernels/operands.ts";
 import type {
+  BufferValue,
   GatherKernel,
   HeadChain,
   KernelKind,
@@ -225,9 +226,14 @@ const vectorText = (name: string, cols: number): string =>
 
 function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
   const args = kernelArgs(s);
-  let next = 1;
+  const sources = headSources(s);
+  const sourceName = (x: BufferValue) => (sources.length === 1 ? "x" : `x${sources.findIndex((o) => o.name === x.name)}`);
+  let next = sources.length;
   const chain = (name: string, c: HeadChain, store: string) => ({
     name,
+    source: sourceName(c.x),
+    sourceCols: c.x.cols,
+    from: `${c.col}${sources.length === 1 ? "" : ` of ${sourceName(c.x)}`}`,
     col: c.col,
     numHeads: c.numHeads,
     what: `${c.norm ? `, normalized (eps ${c.norm.eps})` : ""}${c.rope ? `, ${2 * c.rope.half} elements rotated in ${c.rope.style === "half" ? "halves" : "neighbouring pairs"}` : ""}`,
@@ -247,11 +253,15 @@ function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
     chain("v", s.v, "for (int64_t d = 0; d < kHeadDim; d += 16) store(values + h * 2 * kHalfBlock + d, load(head + d));"),
   ];
   invariant(args.length === next + 5, `${s.name} takes ${args.length} arguments; its skeleton knows ${next + 5}`);
-  invariant(s.x.dtype === "f32" && s.out.dtype === "f32", `${s.name} reads and writes f32 rows`);
+  invariant(
+    [...sources, s.out].every((b) => b.dtype === "f32"),
+    `${s.name} reads and writes f32 rows`,
+  );
   return {
     headDim: s.headDim,
     numKvHeads: s.kv.numKvHeads,
-    xCols: s.x.cols,
+    what: sources.length === 1 ? "row of the fused projection" : "rows of q, k and v",
+    sources: sources.map((x, arg) => ({ name: sourceName(x), cols: x.cols, arg })),
     outCols: s.out.cols,
     kvDtype: cppType(s.kv.dtype),
     blockSize: schedule.kvBlockSize,

@@ -1,5 +1,5 @@
 /**
- * Recognises what stands between the fused projection and attention: q, k and v as head chains over one source row.
+ * Recognises what stands between projections and attention: q, k and v as head chains, each over rows of its own source.
  *
  * chain = rope? · rms_norm? · reshape? · slice? of the source; v has neither norm nor rotation in the families we know, but may.
  */
@@ -9,6 +9,7 @@ import type { Node, NodeOf, RopeStyle } from "../ir/ops.ts";
 
 /** One of q, k, v before its values are named. */
 export interface ChainNodes {
+  readonly source: Node;
   readonly col: number;
   readonly numHeads: number;
   readonly norm: { readonly gain: Node; readonly eps: number } | null;
@@ -16,7 +17,6 @@ export interface ChainNodes {
 }
 
 export interface AttentionInputs {
-  readonly source: Node;
   readonly headDim: number;
   readonly q: ChainNodes;
   readonly k: ChainNodes;
@@ -39,12 +39,11 @@ export function matchAttentionInputs(graph: Graph, store: NodeOf<"store_kv">, us
   const [, k, v] = store.operands;
   const q = first.operands[0] as Node;
   const chains = { q: unwind(q), k: unwind(k), v: unwind(v) };
-  const { source } = chains.q;
-  if (chains.k.source !== source || chains.v.source !== source) {
-    return refuse("q, k and v must come from one fused projection of the same input");
+  for (const { chain } of Object.values(chains)) {
+    const { dtype } = chain.source.type;
+    if (dtype !== "f32") return refuse(`heads are made of f32 rows; ${graph.originText(chain.source)} has ${dtype}`);
   }
   return {
-    source,
     headDim: q.type.shape[2] as number,
     q: chains.q.chain,
     k: chains.k.chain,
@@ -54,7 +53,7 @@ export function matchAttentionInputs(graph: Graph, store: NodeOf<"store_kv">, us
   };
 }
 
-function unwind(root: Node): { source: Node; chain: ChainNodes; nodes: Node[] } {
+function unwind(root: Node): { chain: ChainNodes; nodes: Node[] } {
   const nodes: Node[] = [];
   let node = root;
   const step = (next: Node) => {
@@ -78,5 +77,5 @@ function unwind(root: Node): { source: Node; chain: ChainNodes; nodes: Node[] } 
     col = node.attrs.start * node.type.shape.slice(2).reduce<number>((p, d) => p * (d as number), 1);
     step(node.operands[0]);
   }
-  return { source: node, chain: { col, numHeads: root.type.shape[1] as number, norm, rope }, nodes };
+  return { chain: { source: node, col, numHeads: root.type.shape[1] as number, norm, rope }, nodes };
 }

@@ -127,8 +127,10 @@ class Former {
         });
       }
       case "store_kv":
-        return this.storeKv(node);
+        // With the attention that reads it, which stands behind q as well.
+        return;
       case "paged_attention": {
+        if (node.operands[1].op === "store_kv") this.storeKv(node.operands[1]);
         const [q, kv, positions, seqIds, blockTables, sinks] = node.operands;
         const [, numHeads, headDim] = node.type.shape as [unknown, number, number];
         // Its kernel has no operands: what reads others after it has a kernel of its own.
@@ -361,6 +363,7 @@ class Former {
     invariant(inputs, "every store_kv was matched");
     const [kv, , , positions, seqIds, blockTables] = node.operands;
     const chain = (c: AttentionInputs["q"]) => ({
+      x: this.bufferOf(c.source),
       col: c.col,
       numHeads: c.numHeads,
       norm: c.norm && { gain: this.tensor(c.norm.gain), eps: c.norm.eps },
@@ -381,7 +384,6 @@ class Former {
     this.buffers.set(inputs.qRoot, out);
     this.push({
       kind: "store_kv",
-      x: this.bufferOf(inputs.source),
       q: chain(inputs.q),
       k: chain(inputs.k),
       v: chain(inputs.v),

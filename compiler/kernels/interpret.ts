@@ -98,14 +98,12 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
 
   store_kv(spec, env) {
     const { headDim } = spec;
-    const x = read(spec.x, env);
     const out = new Float32Array(rowCount(spec.out, env) * spec.out.cols);
     const kv = env.kv(spec.kv.layer);
     const width = spec.kv.numKvHeads * headDim;
     for (let t = 0; t < rowCount(spec.out, env); t++) {
-      const row = x.subarray(t * spec.x.cols, (t + 1) * spec.x.cols);
       const slot = slotOf(env, t, env.input(spec.positions.name)[t]!, kv.blockSize);
-      const chain = (c: HeadChain) => headRow(c, row, headDim, t, env);
+      const chain = (c: HeadChain) => headRow(c, headDim, t, env);
       out.set(roundTo(spec.out.dtype, chain(spec.q)), t * spec.out.cols);
       kv.k.set(roundTo(spec.kv.dtype, chain(spec.k)), slot * width);
       kv.v.set(roundTo(spec.kv.dtype, chain(spec.v)), slot * width);
@@ -167,8 +165,9 @@ function inverseRms(x: Float32Array, at: number, length: number, eps: number): n
 }
 
 /** One chain's heads for token t: (numHeads · headDim). */
-function headRow(chain: HeadChain, row: Float32Array, headDim: number, t: number, env: KernelEnvironment): Float32Array {
-  const out = row.slice(chain.col, chain.col + chain.numHeads * headDim);
+function headRow(chain: HeadChain, headDim: number, t: number, env: KernelEnvironment): Float32Array {
+  const at = t * chain.x.cols + chain.col;
+  const out = read(chain.x, env).slice(at, at + chain.numHeads * headDim);
   for (let h = 0; h < chain.numHeads; h++) {
     const head = out.subarray(h * headDim, (h + 1) * headDim);
     if (chain.norm) {

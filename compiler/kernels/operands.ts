@@ -2,7 +2,7 @@
  * The order in which a kernel takes its values: the one place that says it, for codegen, the planner and the executor's arguments.
  */
 import type { StepArray } from "../../runtime/manifest.ts";
-import type { BufferValue, KernelKind, KernelOf, KernelSpec, TensorValue, Value } from "./spec.ts";
+import type { BufferValue, KernelKind, KernelOf, KernelSpec, StoreKvKernel, TensorValue, Value } from "./spec.ts";
 
 /** What a launch points at: a value, or one of the arrays a step carries. */
 export type KernelArg = { readonly kind: "value"; readonly value: Value } | { readonly kind: "array"; readonly array: StepArray };
@@ -12,6 +12,12 @@ const array = (a: StepArray): KernelArg => ({ kind: "array", array: a });
 
 const optional = (v: Value | null | undefined): KernelArg[] => (v ? [value(v)] : []);
 
+/** The buffers that heads are computed from, each once. */
+export const headSources = ({ q, k, v }: StoreKvKernel): readonly BufferValue[] => {
+  const sources = [q.x, k.x, v.x];
+  return sources.filter((x, i) => sources.findIndex((other) => other.name === x.name) === i);
+};
+
 const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } = {
   embedding: (s) => [value(s.ids), value(s.table), ...s.operands.map(value), value(s.out)],
   rms_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), ...s.operands.map(value), value(s.out)],
@@ -20,7 +26,7 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   linear: (s) => [value(s.x), value(s.w), ...s.operands.map(value), value(s.out)],
   rope_angles: (s) => [value(s.positions), ...optional(s.long?.seqIds), ...optional(s.long?.seqLens), value(s.out)],
   store_kv: (s) => [
-    value(s.x),
+    ...headSources(s).map(value),
     ...[s.q, s.k].flatMap((chain) => [...optional(chain.norm?.gain), ...optional(chain.rope?.angles)]),
     value(s.kv),
     value(s.positions),

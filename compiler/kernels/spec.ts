@@ -57,9 +57,10 @@ export type Expr =
 export type UnaryFn = "sigmoid" | "silu" | "gelu_tanh" | "tanh" | "round_bf16" | "round_f16";
 export type BinaryFn = "add" | "mul" | "min" | "max";
 
-/** One output row computed from one input row: optional per-head norm, optional rotation. */
+/** Heads computed from one input row: optional per-head norm, optional rotation. */
 export interface HeadChain {
-  /** First column of head 0 in the source buffer's row. */
+  readonly x: BufferValue;
+  /** First column of head 0 in a row of `x`. */
   readonly col: number;
   readonly numHeads: number;
   readonly norm: { readonly gain: TensorValue; readonly eps: number } | null;
@@ -149,10 +150,9 @@ export interface RopeAnglesKernel extends Common {
   readonly out: BufferValue;
 }
 
-/** Reads one row (T) of the fused projection per token; normalizes and rotates q into `out`, k and v into the cache. */
+/** For each token (T) normalizes and rotates heads: q into `out`, k and v into the cache. Most models have one projection for all. */
 export interface StoreKvKernel extends Common {
   readonly kind: "store_kv";
-  readonly x: BufferValue;
   readonly q: HeadChain;
   readonly k: HeadChain;
   readonly v: HeadChain;

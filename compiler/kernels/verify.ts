@@ -72,10 +72,7 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
     "columns of q": [s.q.numHeads * s.headDim, s.out.cols],
     "heads of k, v and the cache": [s.k.numHeads, s.v.numHeads, s.kv.numKvHeads],
     "sizes of a head": [s.headDim, s.kv.headDim],
-    "last columns read and columns of x": [
-      Math.max(s.x.cols, ...[s.q, s.k, s.v].map((c) => c.col + c.numHeads * s.headDim)),
-      s.x.cols,
-    ],
+    "columns read beyond a row": [0, ...[s.q, s.k, s.v].map((c) => Math.max(0, c.col + c.numHeads * s.headDim - c.x.cols))],
   }),
   paged_attention: (s) => ({
     columns: [s.q.cols, s.numHeads * s.headDim, s.out.cols],

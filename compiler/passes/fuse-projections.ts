@@ -152,7 +152,8 @@ function projection(node: Node | undefined): Member | null {
   return linear && bias?.op === "weight" && bias.type.shape.length === 1 ? { linear, root: node, bias } : null;
 }
 
-/** What a row of heads was made of: the value before rotation, norm and the view as heads. */
+/** What a row of heads was made of: the value before rotation, the norm of each head and the view as heads. */
 function beforeHeads(node: Node): Node {
-  return node.op === "rope" || node.op === "rms_norm" || node.op === "reshape" ? beforeHeads(node.operands[0]) : node;
+  const isOfHeads = node.op === "rope" || node.op === "reshape" || (node.op === "rms_norm" && node.type.shape.length === 3);
+  return isOfHeads ? beforeHeads(node.operands[0]) : node;
 }

@@ -55,6 +55,10 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
     requireLanes(s.name, s.headDim);
     if (s.v.norm || s.v.rope)
       throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
+    for (const { norm } of [s.q, s.k]) {
+      if (norm && norm.gain.dtype !== "f32")
+        throw new UnsupportedError(`${s.name}: gains of heads are f32 here, but ${norm.gain.name} is ${norm.gain.dtype}`);
+    }
     return { chunk: 2, serialUnits: 1 };
   },
   linear: (s, isa) => linear(s, isa),

@@ -5,6 +5,7 @@ import type { RopeStyle } from "../../compiler/ir/ops.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
 import { type DType, extentOf, type SymbolName } from "../../compiler/ir/tensor-type.ts";
 import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
+import { headSources } from "../../compiler/kernels/operands.ts";
 import type {
   AttentionKernel,
   BufferValue,
@@ -122,10 +123,14 @@ export function storeKvSpec(o: {
   norm?: boolean;
   half?: number;
   style?: RopeStyle;
+  /** Rows of their own for q, k and v, instead of one for all. */
+  apart?: boolean;
 }): StoreKvKernel {
-  const { heads, kvHeads, headDim, dtype = "bf16", norm = false, half = 0, style = "half" } = o;
+  const { heads, kvHeads, headDim, dtype = "bf16", norm = false, half = 0, style = "half", apart = false } = o;
+  const source = (name: string, col: number, numHeads: number) =>
+    apart ? { x: buffer(`${name}_x`, numHeads * headDim + 7), col: 7 } : { x: buffer("x", (heads + 2 * kvHeads) * headDim), col };
   const chain = (name: string, col: number, numHeads: number): HeadChain => ({
-    col,
+    ...source(name, col, numHeads),
     numHeads,
     norm: norm ? { gain: tensor(`${name}_gain`, 1, headDim), eps: 1e-6 } : null,
     rope: half ? { style, angles: buffer("angles", 2 * half), half } : null,
@@ -134,10 +139,9 @@ export function storeKvSpec(o: {
     kind: "store_kv",
     name: "store_kv_under_test",
     nodes: [],
-    x: buffer("x", (heads + 2 * kvHeads) * headDim),
     q: chain("q", 0, heads),
     k: chain("k", heads * headDim, kvHeads),
-    v: { col: (heads + kvHeads) * headDim, numHeads: kvHeads, norm: null, rope: null },
+    v: { ...source("v", (heads + kvHeads) * headDim, kvHeads), numHeads: kvHeads, norm: null, rope: null },
     headDim,
     kv: { kind: "kv", layer: 0, dtype, numKvHeads: kvHeads, headDim, node },
     positions: input("positions"),
@@ -297,7 +301,10 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
     case "linear":
       return [spec.x, spec.w, ...spec.operands];
     case "store_kv":
-      return [spec.x, ...[spec.q, spec.k].flatMap((c) => [...(c.norm ? [c.norm.gain] : []), ...(c.rope ? [c.rope.angles] : [])])];
+      return [
+        ...headSources(spec),
+        ...[spec.q, spec.k].flatMap((c) => [...(c.norm ? [c.norm.gain] : []), ...(c.rope ? [c.rope.angles] : [])]),
+      ];
     case "paged_attention":
       return [spec.q, ...(spec.sinks ? [spec.sinks] : [])];
     case "elementwise":

@@ -48,6 +48,7 @@ describe.each(runners().filter((r) => fullSweep || !r.name.includes("twin")))("a
     { heads: 3, kvHeads: 1, headDim: 48, norm: false, half: 8, style: "interleaved", dtype: "f16" },
     { heads: 2, kvHeads: 2, headDim: 80, norm: false, half: 0, style: "half", dtype: "f32" },
     { heads: 2, kvHeads: 1, headDim: 16, norm: true, half: 5, style: "half", dtype: "f32" },
+    { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 20, style: "interleaved", dtype: "bf16", apart: true },
   ] as const)("stores $headDim-wide heads as $dtype, rotated by $half pairs ($style)", (shape) => {
     const spec = storeKvSpec(shape);
     for (const blockSize of fullSweep ? [16, 32] : [32]) {

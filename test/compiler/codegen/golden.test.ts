@@ -71,6 +71,10 @@ const kernels: readonly [Isa, KernelSpec][] = [
     { ...storeKvSpec({ heads: 16, kvHeads: 8, headDim: 128, norm: true, half: 64 }), name: "norm_rope_store_kv_bf16_16x8x128" },
   ],
   [
+    "generic",
+    { ...storeKvSpec({ heads: 16, kvHeads: 16, headDim: 128, half: 64, apart: true }), name: "rope_store_kv_bf16_16x16x128" },
+  ],
+  [
     "avx512",
     { ...attentionSpec({ heads: 32, kvHeads: 8, headDim: 128, window: 4096 }), name: "paged_attention_bf16_32x8x128_window4096" },
   ],

@@ -130,6 +130,20 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     expect(names).toContain("paged_attention_f32_2x1x16_sinks");
   });
 
+  test("a norm of all heads of q and of k together, before they are heads", () => {
+    for (const run of [same, sameAfterPasses]) {
+      const names = run(({ g, x, w }) => {
+        const rows = (name: string, n: number) => g.rmsNorm(g.linear(x, w(name, n * 16, 32)), w(`${name}.norm`, n * 16), 1e-6);
+        const angles = g.ropeAngles(g.input("positions"), [1, 0.5, 0.1], 1);
+        const turned = (name: string, n: number) => g.rope(g.reshape(rows(name, n), [g.T, n, 16]), angles, "half");
+        const v = g.reshape(g.linear(x, w("v", 16, 32)), [g.T, 1, 16]);
+        const kv = g.storeKv(g.kvCache(0, "f32", 1, 16), turned("k", 1), v);
+        return g.reshape(g.pagedAttention(turned("q", 2), kv, 0.25, null), [g.T, 32]);
+      });
+      expect(names).toEqual(expect.arrayContaining(["rms_norm_f32_32", "rms_norm_f32_16", "rope_store_kv_f32_2x1x16"]));
+    }
+  });
+
   test("an embedding of positions", () => {
     same(({ g, x, w }) => g.plus(x, g.embedding(g.input("positions"), w("positions", 64, 32))));
   });
@@ -245,6 +259,15 @@ describe("graphs that no kernel computes are refused by name:", () => {
       /slice at layers\.0 .*: axis 2 of \(T, 2, 16\)/,
     ],
     [
+      "heads of rounded rows",
+      ({ g, x, w }) => {
+        const heads = (name: string) => g.reshape(g.cast(g.linear(x, w(name, 16, 32)), "bf16"), [g.T, 1, 16]);
+        const kv = g.storeKv(g.kvCache(0, "f32", 1, 16), heads("k"), heads("v"));
+        return g.reshape(g.pagedAttention(heads("q"), kv, 0.25, null), [g.T, 16]);
+      },
+      /store_kv at layers\.0 .*: heads are made of f32 rows; .* bf16/,
+    ],
+    [
       "a slice of each head as a head",
       ({ g, x, w }) => {
         const qkv = g.reshape(g.linear(x, w("qkv", 64, 32)), [g.T, 1, 64]);
@@ -255,7 +278,7 @@ describe("graphs that no kernel computes are refused by name:", () => {
           32,
         ]);
       },
-      /store_kv at layers\.0 /,
+      /slice at layers\.0 .*: axis 2/,
     ],
   ];
   test.each(refusals)("%s", (_, build, message) => {
