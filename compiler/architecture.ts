@@ -3,8 +3,12 @@
  *
  * Models live outside the compiler and are handed to it; this file is the contract between the two.
  */
+import { z } from "zod";
 import type { ModelFacts } from "../runtime/manifest.ts";
+import { modelFactsFaults } from "../runtime/manifest-validator.ts";
+import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
+import { authorsLine, printSourceLine, sourceLines } from "./ir/source-line.ts";
 import type { DType } from "./ir/tensor-type.ts";
 
 /** The facts every model states; an architecture extends them with its own. `dtype` is what the model computes in. */
@@ -45,9 +49,20 @@ export interface ArchitectureDefinition<C extends ModelConfig> {
   readonly unusedTensors?: (config: C) => readonly UnusedTensors[];
 }
 
-/** Completes an architecture: its weights and its number of parameters are read off the graph it builds. */
+/**
+ * Completes an architecture: its weights and its number of parameters are read off the graph it builds. What the author's functions
+ * throw or leave out becomes a `CompileError` that names the author's line.
+ */
 export function defineArchitecture<C extends ModelConfig>(definition: ArchitectureDefinition<C>): Architecture<C> {
-  const { name, build, unusedTensors } = definition;
+  const { name, unusedTensors } = definition;
+  const [, caller] = sourceLines(new Error().stack ?? "");
+  const author: Author = { name, definedAt: caller ? printSourceLine(caller) : "an unknown place" };
+  const build = (config: C, g: Graph): void => {
+    const result: unknown = atAuthorsLine(author, "build", () => definition.build(config, g));
+    if (result instanceof Promise)
+      throw new CompileError(`${printAuthor(author)}: build is async; the graph must be built when it returns`);
+    checkBuilt(author, config, g);
+  };
   const weights = (config: C): readonly WeightSpec[] => {
     const g = new Graph({ maxModelLen: 1, maxNumSeqs: 1, maxNumBatchedTokens: 1, blockSize: 1 });
     build(config, g);
@@ -62,11 +77,56 @@ export function defineArchitecture<C extends ModelConfig>(definition: Architectu
     weights,
     ...(unusedTensors ? { unusedTensors } : {}),
     readConfig(json) {
-      const config = { ...definition.readConfig(json), architecture: name, numParameters: 0 } as C;
+      const read = atAuthorsLine(author, "readConfig", () => definition.readConfig(json));
+      const config = { ...read, architecture: name, numParameters: 0 } as C;
+      const faults = modelFactsFaults(config);
+      if (faults.length > 0) throw new CompileError(faults.map((f) => `${printAuthor(author)}: readConfig gave ${f}`).join("\n"));
       const sizes = weights(config).map(({ shape }) => shape.reduce((a, b) => a * b, 1));
       return { ...config, numParameters: sizes.reduce((a, b) => a + b, 0) };
     },
   };
+}
+
+/** An architecture and where it is defined, for errors about what is not there. */
+interface Author {
+  readonly name: string;
+  readonly definedAt: string;
+}
+
+const printAuthor = ({ name, definedAt }: Author): string => `${name} (${definedAt})`;
+
+/** Frames kept of a stack: the author's line stands above those of layers within layers. */
+const STACK_DEPTH = 64;
+
+/** Runs an author's function. What it throws without naming a place of its own is named by the author's line. */
+function atAuthorsLine<R>(author: Author, what: string, body: () => R): R {
+  const depth = Error.stackTraceLimit;
+  Error.stackTraceLimit = STACK_DEPTH;
+  try {
+    return body();
+  } catch (error) {
+    if (error instanceof CompileError) throw error;
+    const line = error instanceof Error ? authorsLine(error.stack ?? "") : undefined;
+    if (error instanceof Error && !line) throw error; // a mistake of this program
+    const thrown = error instanceof z.core.$ZodError ? `for config.json:\n${z.prettifyError(error)}` : String(error);
+    throw new CompileError(`${line ? printSourceLine(line) : author.definedAt}: ${what} of ${author.name} threw ${thrown}`, {
+      cause: error,
+    });
+  } finally {
+    Error.stackTraceLimit = depth;
+  }
+}
+
+/** Throws `CompileError` where a graph lacks what every model has: logits, and a tap of the residual stream for each layer. */
+function checkBuilt(author: Author, { numLayers }: ModelConfig, g: Graph): void {
+  if (!g.hasLogits) throw new CompileError(`${printAuthor(author)}: build set no logits; it must end with g.setLogits(node)`);
+  for (let layer = 0; layer <= numLayers; layer++) {
+    if (g.taps.has(`hidden.${layer}`)) continue;
+    throw new CompileError(
+      `${printAuthor(author)}: build set no tap hidden.${layer}; expected g.tap("hidden.0", …) after the embedding, ` +
+        `hidden.1 … hidden.${numLayers - 1} after each layer but the last, hidden.${numLayers} after the final norm`,
+    );
+  }
 }
 
 /** The dtype of weights and KV cache for a `dtype` as config.json names it. */

@@ -19,6 +19,7 @@ import { buildLibrary } from "./engine/library.ts";
 import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
 import { writeModule, writePackage } from "./engine/package.ts";
 import { isUpToDate, type UpToDateEvents } from "./engine/up-to-date.ts";
+import type { Graph } from "./ir/graph.ts";
 import { type Dump, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
@@ -83,8 +84,8 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
   }
 
   const start = performance.now();
-  const { dialect, emitted, arena, kvCache, weights: plan, program } = generate(request, events.dump);
-  checkSources(plan, request.source, request.modelFolder ?? name);
+  const { dialect, lowered, emitted, arena, kvCache, weights: plan, program } = generate(request, events.dump);
+  checkSources(plan, request.source, request.modelFolder ?? name, (tensor) => weightOrigin(lowered.graph, tensor));
   const unused = await unusedTensors(request.source, plan, {
     prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
     tieWordEmbeddings: request.config.tieWordEmbeddings,
@@ -135,6 +136,12 @@ async function writeConfig(folder: string, json: unknown): Promise<void> {
   const path = join(folder, "config.json");
   const copied: unknown = existsSync(path) ? JSON.parse(readFileSync(path, "utf8")) : undefined;
   if (!isDeepStrictEqual(copied, json)) await writeFile(path, `${printJson(json, "")}\n`);
+}
+
+/** Where the model asks for a checkpoint tensor. */
+function weightOrigin(graph: Graph, name: string): string | null {
+  const node = graph.liveNodes().find((n) => n.op === "weight" && n.attrs.name === name);
+  return node ? graph.originText(node) : null;
 }
 
 const since = (start: number): number => (performance.now() - start) / 1000;

@@ -62,7 +62,7 @@ const fileName = text(/^[A-Za-z0-9][\w.-]{0,127}$/, "a file name without folders
 const identifier = text(/^[A-Za-z_]\w{0,254}$/, "a C identifier");
 const label = text(/^[\x20-\x7e]{1,300}$/, "1 to 300 printable characters");
 
-const facts: Reader<ModelFacts> = record<ModelFacts>({
+const factFields: { readonly [K in keyof ModelFacts]: Reader<ModelFacts[K]> } = {
   architecture: identifier,
   hiddenSize: integer(1, 2 ** 20),
   intermediateSize: integer(1, 2 ** 22),
@@ -77,7 +77,21 @@ const facts: Reader<ModelFacts> = record<ModelFacts>({
   numParameters: integer(0, 2 ** 50),
   bosTokenId: nullable(integer(0, 2 ** 31 - 1)),
   eosTokenIds: list(integer(0, 2 ** 31 - 1), 0, 1024),
-});
+};
+const facts: Reader<ModelFacts> = record<ModelFacts>(factFields);
+
+/** What a manifest could not say of a model, a phrase a field: `numKvHeads: expected a whole number from 1 to 4096, found nothing`. */
+export function modelFactsFaults(model: unknown): string[] {
+  return Object.entries(factFields).flatMap(([name, read]) => {
+    try {
+      read(asObject(model, "")[name], name);
+      return [];
+    } catch (error) {
+      if (!(error instanceof FieldError)) throw error;
+      return [error.message];
+    }
+  });
+}
 
 const limits: Reader<Limits> = record<Limits>({
   maxModelLen: integer(1, MAX_LIMITS.maxModelLen),

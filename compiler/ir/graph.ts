@@ -73,6 +73,9 @@ export class Graph {
   }
 
   private infer<K extends OpName>(op: K, operands: Operands<K>, attrs: Attrs<K>, origins: readonly Origin[]): TensorType {
+    if (!Object.hasOwn(inferType, op)) {
+      throw new CompileError(`${op} at ${printOrigins(origins)}: there is no such op; ops: ${Object.keys(inferType).join(", ")}`);
+    }
     try {
       return inferType[op](operands, attrs);
     } catch (error) {
@@ -87,8 +90,13 @@ export class Graph {
     return this.root;
   }
 
+  get hasLogits(): boolean {
+    return this.root !== null;
+  }
+
   setLogits(node: Node): void {
-    if (this.root && this.root !== node) throw new CompileError("g.setLogits was called twice; a model has one result");
+    if (this.root && this.root !== node)
+      throw new CompileError(`g.setLogits at ${this.here}: called twice; a model has one result`);
     this.root = node;
   }
 
@@ -99,7 +107,7 @@ export class Graph {
 
   /** Names a value; the name must be new. Returns the node. */
   tap<N extends Node>(name: string, node: N): N {
-    if (this.tapTable.has(name)) throw new CompileError(`tap ${name} is set twice; every tap names one value`);
+    if (this.tapTable.has(name)) throw new CompileError(`tap ${name} at ${this.here}: set twice; every tap names one value`);
     this.tapTable.set(name, node);
     return node;
   }
@@ -164,6 +172,11 @@ export class Graph {
 
   originsOf(node: Node): readonly Origin[] {
     return this.originTable.get(node) ?? [];
+  }
+
+  /** The place being built, as a node made now would have it. */
+  private get here(): string {
+    return printOrigins(this.inherited ?? [originHere(this.path)]);
   }
 
   /** `layers.3.mlp.gate_proj (models/layers.ts:42)` */

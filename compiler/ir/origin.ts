@@ -3,18 +3,18 @@
  *
  * Origins live in a side table of the `Graph`, outside structural equality, and survive every rewrite.
  */
-import { sourceLines } from "./source-line.ts";
+import { authorsLine, printSourceLine, sourceLines } from "./source-line.ts";
 
 export interface Origin {
   /** Dotted model path, `layers.3.mlp.gate_proj`; empty at the top of a model. */
   readonly path: string;
-  /** File and line, `models/layers.ts:42`: the last two segments of the path, the same on every machine. Null when unknown. */
+  /** File and line, `models/layers.ts:42`; null when unknown. */
   readonly source: string | null;
 }
 
 /**
- * The origin of a node made at `path`: its source line is the first frame outside `Graph`.
- * The frame is read when it is asked for, since formatting a stack costs more than building the node.
+ * The origin of a node made at `path`: its source line is the author's who called a layer of this package, else the first frame
+ * outside `Graph`. The frame is read when it is asked for, since formatting a stack costs more than building the node.
  */
 export function originHere(path: string): Origin {
   const holder: { stack?: string } = {};
@@ -22,8 +22,9 @@ export function originHere(path: string): Origin {
   return {
     path,
     get source() {
-      const caller = sourceLines(holder.stack ?? "").find(({ file }) => !/[\\/]ir[\\/]graph\.ts$/.test(file));
-      return caller ? `${caller.file.split(/[\\/]/).slice(-2).join("/")}:${caller.line}` : null;
+      const stack = holder.stack ?? "";
+      const caller = authorsLine(stack) ?? sourceLines(stack).find(({ file }) => !/[\\/]ir[\\/]graph\.ts$/.test(file));
+      return caller ? printSourceLine(caller) : null;
     },
   };
 }

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from "node:fs";
 import { SourceMap } from "node:module";
-import { dirname, resolve } from "node:path";
+import { dirname, join, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 /** Absolute file and line, from 1. */
@@ -13,6 +13,9 @@ export interface SourceLine {
   readonly file: string;
   readonly line: number;
 }
+
+/** `models/layers.ts:42`: the last two segments of the path, the same on every machine. */
+export const printSourceLine = ({ file, line }: SourceLine): string => `${file.split(/[\\/]/).slice(-2).join("/")}:${line}`;
 
 /** The lines of a stack's frames, innermost first; frames without a place are left out. */
 export function sourceLines(stack: string): SourceLine[] {
@@ -25,6 +28,31 @@ export function sourceLines(stack: string): SourceLine[] {
   });
 }
 
+/**
+ * The innermost line of a stack that an architecture's author wrote: outside this package and every other one. Whoever calls the
+ * compiler is no author; frames end where `compiler/architecture.ts` calls a model. Undefined when there is none.
+ */
+export function authorsLine(stack: string): SourceLine | undefined {
+  for (const place of sourceLines(stack)) {
+    if (place.file === join(PACKAGE, "compiler", "architecture.ts")) return undefined;
+    if (authored.has(place.file) || !isOfPackage(place.file)) return place;
+  }
+  return undefined;
+}
+
+const isOfPackage = (file: string): boolean =>
+  file.startsWith("node:") || file.startsWith(PACKAGE + sep) || /[\\/]node_modules[\\/]/.test(file);
+
+/** Takes the source map of code that is run as `file` without being written there; its sources are an author's, wherever they lie. */
+export function addSourceMap(file: string, json: string): void {
+  const map = new SourceMap(JSON.parse(json));
+  sourceMaps.set(file, map);
+  for (const source of map.payload.sources) {
+    const path = resolve(dirname(file), source);
+    if (!/[\\/]node_modules[\\/]/.test(path)) authored.add(path);
+  }
+}
+
 function original(file: string, line: number, column: number): SourceLine {
   const entry = sourceMapOf(file)?.findEntry(line - 1, column - 1);
   if (!entry || !("originalSource" in entry)) return { file, line };
@@ -32,6 +60,8 @@ function original(file: string, line: number, column: number): SourceLine {
 }
 
 const sourceMaps = new Map<string, SourceMap | null>(); // read once: a program's files stay as they are
+
+const authored = new Set<string>();
 
 function sourceMapOf(file: string): SourceMap | null {
   let map = sourceMaps.get(file);
@@ -49,3 +79,6 @@ function readSourceMap(path: string): SourceMap | null {
     return null; // none, or not one: the frame's own line is all there is
   }
 }
+
+/** The folder of this package's sources as stack frames name it, there or not. */
+const PACKAGE = join(dirname(sourceLines(new Error().stack ?? "")[0]?.file ?? ""), "..", "..");

@@ -102,7 +102,7 @@ class KernelLibrary {
     const { spec } = kernel;
     const text = this.target.render(kernel, spec.name);
     const known = this.byText.get(text.source);
-    const origins = spec.nodes.map((n) => this.graph.originText(n));
+    const origins = spec.nodes.map((n) => label(this.graph.originText(n)));
     if (known !== undefined) {
       for (const origin of origins) this.origins[known]?.add(origin);
       return known;
@@ -132,3 +132,6 @@ export function manifestDType(dtype: DType): ManifestDType {
   invariant(dtype !== "bool" && dtype !== "fp8_e4m3", `${dtype} has no place in an engine`);
   return dtype;
 }
+
+/** Text as a manifest takes it, whatever an author calls files and modules. */
+const label = (text: string): string => text.replace(/[^\x20-\x7e]/g, "?").slice(0, 300);

@@ -97,17 +97,26 @@ export function printNames(names: readonly string[]): string[] {
 
 /**
  * Throws `CompileError`, naming up to five tensors, when `source` lacks one that the plan reads or has it in another shape.
- * Costs no reading: call it before the first kernel is compiled.
+ * `askedAt` says which line of the model wants a tensor. Costs no reading: call it before the first kernel is compiled.
  */
-export function checkSources(plan: WeightsPlan, source: WeightSource, where: string): void {
+export function checkSources(
+  plan: WeightsPlan,
+  source: WeightSource,
+  where: string,
+  askedAt: (name: string) => string | null = () => null,
+): void {
   const problems: string[] = [];
   const wanted = new Map(plan.tensors.flatMap((t) => sourcesOf(t.request.rows)).map((s) => [`${s.name} ${s.shape}`, s]));
   for (const { name, shape } of wanted.values()) {
     const found = source.find(name);
-    if (!found) problems.push(`there is no tensor ${name} (${shape.join(", ")})`);
-    else if (found.shape.join() !== shape.join()) {
-      problems.push(`${name} is (${found.shape.join(", ")}), but the model described by config.json needs (${shape.join(", ")})`);
-    }
+    if (found?.shape.join() === shape.join()) continue;
+    const place = askedAt(name);
+    const asked = place === null ? "" : `, asked for at ${place}`;
+    problems.push(
+      found
+        ? `${name} is (${found.shape.join(", ")}), but the model described by config.json needs (${shape.join(", ")})${asked}`
+        : `there is no tensor ${name} (${shape.join(", ")})${asked}`,
+    );
   }
   if (problems.length === 0) return;
   const more = problems.length > 5 ? `; and ${problems.length - 5} more` : "";

@@ -56,7 +56,7 @@ describe("a graph", () => {
     const x = a.constant(1);
     expect(() => b.silu(x)).toThrow(/another graph/);
     a.tap("t", x);
-    expect(() => a.tap("t", x)).toThrow(/tap t is set twice/);
+    expect(() => a.tap("t", x)).toThrow(/tap t at the top of the model \(ir\/graph\.test\.ts:\d+\): set twice/);
     expect(() => a.logits).toThrow(/built no logits/);
   });
 });
