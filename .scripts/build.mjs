@@ -1,17 +1,21 @@
-// Builds dist/: the bundles (esbuild) and the native addon (the system's C++ compiler). Does nothing when nothing changed.
-// With --types also dist/types, the declarations that the packed package carries (typescript, a development tool).
-import { spawn, spawnSync } from "node:child_process";
+// Builds dist/: the bundles (esbuild), the native addon (the system's C++ compiler) and, where typescript, a development tool, is
+// installed, the declarations. Does nothing when nothing changed. --types insists on the declarations, which a packed package carries.
+import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ensureDependencies, root } from "./dependencies.mjs";
 
+const tsc = join(root, "node_modules", ".bin", "tsc");
+const typesFolder = join(root, "dist", "types");
+
 /** Bundles the command line and the library entries. Packages stay external; they are dependencies. */
 async function bundle() {
   const stampFile = join(root, "dist", "bundle.stamp");
   const stamp = sourceStamp(["compiler", "runtime", "models", "templates", ".scripts", "package.json"]);
-  if (existsSync(stampFile) && readFileSync(stampFile, "utf8") === stamp) return;
+  const isTyped = !existsSync(tsc) || existsSync(typesFolder);
+  if (isTyped && existsSync(stampFile) && readFileSync(stampFile, "utf8") === stamp) return;
   const { build } = await import("esbuild");
   const { metafile } = await build({
     absWorkingDir: root,
@@ -19,7 +23,7 @@ async function bundle() {
       ingot: "compiler/cli/main.ts",
       index: "compiler/cli/library.ts",
       compiler: "compiler/cli/compiler-library.ts",
-      models: "models/registry.ts",
+      models: "models/library.ts",
     },
     outdir: "dist",
     bundle: true,
@@ -34,6 +38,7 @@ async function bundle() {
     metafile: true,
     logLevel: "warning",
   });
+  await types();
   const made = new Set(Object.keys(metafile.outputs).map((path) => path.slice("dist/".length)));
   for (const file of readdirSync(join(root, "dist"))) {
     if (/\.js(\.map)?$/.test(file) && !made.has(file)) rmSync(join(root, "dist", file));
@@ -68,27 +73,28 @@ function sourceStamp(places) {
 }
 
 /** Builds the addon; without a C++ compiler this process ends with 3, as the command line does. */
-function native() {
-  return new Promise((resolve) => {
-    const child = spawn(process.execPath, [join(root, ".scripts", "build-native.mjs")], { stdio: "inherit" });
-    child.on("close", (code) => (code === 0 ? resolve() : process.exit(code ?? 1)));
-  });
+async function native() {
+  const status = await ended(spawn(process.execPath, [join(root, ".scripts", "build-native.mjs")], { stdio: "inherit" }));
+  if (status !== 0) process.exit(status ?? 1);
 }
 
-/** Writes the declarations of the package's entries, and of what they lead to. */
-function types() {
-  rmSync(join(root, "dist", "types"), { recursive: true, force: true });
-  const entries = ["compiler/cli/library.ts", "compiler/cli/compiler-library.ts", "models/registry.ts"];
+/** Writes the declarations of the package's entries, and of what they lead to. Without typescript there are none rather than old ones. */
+async function types() {
+  rmSync(typesFolder, { recursive: true, force: true });
+  if (!existsSync(tsc)) return;
+  const entries = ["compiler/cli/library.ts", "compiler/cli/compiler-library.ts", "models/library.ts"];
   const config = join(root, "dist", "tsconfig.types.json");
   const compilerOptions = { noEmit: false, declaration: true, emitDeclarationOnly: true, rootDir: "..", outDir: "types" };
   writeFileSync(
     config,
     JSON.stringify({ extends: "../tsconfig.json", compilerOptions, include: [], files: entries.map((file) => `../${file}`) }),
   );
-  const { status } = spawnSync(join(root, "node_modules", ".bin", "tsc"), ["-p", config], { stdio: "inherit" });
+  const status = await ended(spawn(tsc, ["-p", config], { stdio: "inherit" }));
   rmSync(config);
   if (status !== 0) process.exit(1);
 }
+
+const ended = (child) => new Promise((resolve) => child.on("close", resolve));
 
 export async function buildAll() {
   mkdirSync(join(root, "dist"), { recursive: true });
@@ -96,8 +102,6 @@ export async function buildAll() {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
-  const withTypes = process.argv.includes("--types");
-  ensureDependencies({ dev: withTypes });
+  ensureDependencies({ dev: process.argv.includes("--types") });
   await buildAll();
-  if (withTypes) types();
 }

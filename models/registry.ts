@@ -10,28 +10,49 @@ import { FAMILIES, NOT_DONE } from "./families.ts";
 /** Every architecture this version compiles. */
 export const ARCHITECTURES: readonly Architecture[] = FAMILIES.map(({ architecture }) => architecture);
 
+const registered = new Map<string, Architecture>();
+
 /**
- * The architecture a config.json names. Throws `UnsupportedError` saying why when it is one that is known and not done, or listing the
- * known ones when it is none of them. `extra` are looked at first.
+ * Makes an architecture known to everything in this process that reads a model folder; it goes before one that comes with Ingot.
+ * Throws `CompileError` when another one was registered under its name.
  */
-export function findArchitecture(configJson: unknown, extra: readonly Architecture[] = []): Architecture {
-  const known = [...extra, ...ARCHITECTURES];
-  const fields = z.object({ architectures: z.array(z.string()).max(16).nullish(), model_type: z.string().nullish() });
-  const { architectures, model_type: modelType } = readFields(configJson, fields);
-  if (!architectures?.length) {
-    const hint = modelType ? ` (model_type is ${describe(modelType)})` : "";
+export function registerArchitecture(architecture: Architecture): void {
+  const other = registered.get(architecture.name);
+  if (other && other !== architecture) {
     throw new CompileError(
-      `config.json: architectures: expected a list naming one of ${known.map((a) => a.name).join(", ")}; found ${describe(architectures)}${hint}`,
+      `${architecture.name} is registered already, as another architecture: give one of the two another name`,
     );
   }
-  const found = known.find((a) => architectures.includes(a.name));
+  registered.set(architecture.name, architecture);
+}
+
+/**
+ * The architecture a config.json names: one that was registered, else one that comes with Ingot.
+ * Throws `UnsupportedError` saying why when it is one that is known and not done, or listing the known ones when it is none of them.
+ */
+export function findArchitecture(configJson: unknown): Architecture {
+  const known = [...registered.values(), ...ARCHITECTURES];
+  const knownNames = [...new Set(known.map((a) => a.name))].join(", ");
+  const { names, modelType } = readNames(configJson);
+  if (names.length === 0) {
+    const hint = modelType ? ` (model_type is ${describe(modelType)})` : "";
+    throw new CompileError(`config.json: architectures: expected a list naming one of ${knownNames}; found none${hint}`);
+  }
+  const found = known.find((a) => names.includes(a.name));
   if (found) return found;
-  const reasons = architectures.flatMap((name) =>
-    Object.hasOwn(NOT_DONE, name) ? [`${describe(name)}: ${NOT_DONE[name]}`] : [],
-  );
+  const reasons = names.flatMap((name) => (Object.hasOwn(NOT_DONE, name) ? [`${describe(name)}: ${NOT_DONE[name]}`] : []));
   if (reasons.length > 0) throw new UnsupportedError(`config.json: architectures: ${reasons.join("; ")}.`);
   throw new UnsupportedError(
-    `config.json: architectures: ${architectures.map(describe).join(", ")} is not known. Known: ${known.map((a) => a.name).join(", ")}. ` +
-      "To add one, describe it with defineArchitecture (see models/README.md) and pass it to the compiler.",
+    `config.json: architectures: ${names.map(describe).join(", ")} is not known. Known: ${knownNames}. ` +
+      "To add one, describe it with defineArchitecture in a file of your own and give that with --arch (see models/TUTORIAL.md).",
   );
+}
+
+/** The names under `architectures` of a config.json. Throws `CompileError` where there is something else. */
+export const architectureNames = (configJson: unknown): readonly string[] => readNames(configJson).names;
+
+function readNames(configJson: unknown) {
+  const fields = z.object({ architectures: z.array(z.string()).max(16).nullish(), model_type: z.string().nullish() });
+  const { architectures, model_type: modelType } = readFields(configJson, fields);
+  return { names: architectures ?? [], modelType };
 }

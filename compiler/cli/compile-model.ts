@@ -4,7 +4,6 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { findArchitecture } from "../../models/registry.ts";
 import { loadNative } from "../../runtime/native.ts";
 import { computeDType, type ModelConfig } from "../architecture.ts";
 import { type CompileReport, type CompileRequest, compileEngine } from "../compile.ts";
@@ -17,6 +16,7 @@ import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
 import type { WeightDType } from "../weights/source.ts";
 import type { UnusedTensor } from "../weights/unused.ts";
+import { architectureOf, architectureOption } from "./architecture-of.ts";
 import { compilerBuild } from "./build-id.ts";
 import { UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
@@ -46,29 +46,32 @@ export async function compileModel(
   { build, out, say }: CompileManner,
 ): Promise<CompileReport & { target: string }> {
   const target = resolveTarget(flags.target, say);
-  const { configJson, architecture, config } = describeModel(source, flags);
+  const { configJson, architecture, config } = await describeModel(source, flags);
+  const model = {
+    architecture,
+    config,
+    limits: {
+      maxModelLen: maxModelLen(config, flags.maxModelLen),
+      maxNumSeqs: flags.maxNumSeqs,
+      maxNumBatchedTokens: flags.maxNumBatchedTokens,
+    },
+    kvCacheDtype:
+      flags.kvCacheDtype === "auto"
+        ? computeDType(config.dtype)
+        : computeDType(dtypeFlag("--kv-cache-dtype", flags.kvCacheDtype)),
+  };
   const weights = await openWeights(source, config, architecture.weights(config), flags);
   try {
     const request: CompileRequest = {
+      ...model,
       name: source.name,
-      architecture,
-      config,
       source: weights.source,
       checkpoint: weights.checkpoint,
       modelFolder: source.kind === "checkpoint" ? source.folder : null,
       configJson,
       target,
-      limits: {
-        maxModelLen: maxModelLen(config, flags.maxModelLen),
-        maxNumSeqs: flags.maxNumSeqs,
-        maxNumBatchedTokens: flags.maxNumBatchedTokens,
-      },
-      kvCacheDtype:
-        flags.kvCacheDtype === "auto"
-          ? computeDType(config.dtype)
-          : computeDType(dtypeFlag("--kv-cache-dtype", flags.kvCacheDtype)),
       compiler: compilerBuild(),
-      options: { ...(flags.layers === undefined ? {} : { layers: flags.layers }) },
+      options: { ...(flags.layers === undefined ? {} : { layers: flags.layers }), ...architectureOption(model) },
       build,
       kernelCache: kernelCache(),
     };
@@ -113,9 +116,9 @@ function resolveTarget(target: string, say: CompileManner["say"]): string {
 }
 
 /** A model's architecture, and its configuration as the flags want it. Throws `CompileError`, `UsageError`. */
-export function describeModel(source: Exclude<ModelSource, { kind: "engine" }>, flags: ModelFlags) {
+export async function describeModel(source: Exclude<ModelSource, { kind: "engine" }>, flags: ModelFlags) {
   const configJson = withLayers(source.config, flags.layers);
-  const architecture = findArchitecture(configJson);
+  const architecture = await architectureOf(configJson, flags.arch);
   return { configJson, architecture, config: withFlags(architecture.readConfig(configJson), source, flags) };
 }
 
@@ -215,6 +218,7 @@ function cachedFolder(r: CompileRequest): string {
     r.kvCacheDtype,
     r.limits,
     r.target,
+    r.options,
   ]);
   const id = createHash("sha256").update(identity).digest("hex").slice(0, 8);
   return join(engineCache(), `${r.name}-${r.target.replace(":", "-")}-${id}`);

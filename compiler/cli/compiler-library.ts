@@ -7,12 +7,20 @@ import { UsageError } from "./exit.ts";
 import { modelSource } from "./model-source.ts";
 import { type CompileFlags, defaultCompileFlags } from "./options.ts";
 
-export { type Architecture, type ArchitectureDefinition, defineArchitecture, type ModelConfig } from "../architecture.ts";
+export {
+  type Architecture,
+  type ArchitectureDefinition,
+  computeDType,
+  defineArchitecture,
+  type ModelConfig,
+  type WeightSpec,
+} from "../architecture.ts";
 export type { CompileReport } from "../compile.ts";
 export { CompileError, ToolchainError, UnsupportedError } from "../errors.ts";
-export { Graph } from "../ir/graph.ts";
+export { Graph, type StepLimits } from "../ir/graph.ts";
 export { Interpreter, interpret } from "../ir/interpret.ts";
-export type { Node } from "../ir/ops.ts";
+export type { InputName, Node, NodeOf, OpName, RopeStyle } from "../ir/ops.ts";
+export type { Dim, DType, SymDim, TensorType } from "../ir/tensor-type.ts";
 
 /** As the flags of `ingot compile`; `output` is the engine folder. */
 export type CompileOptions = Partial<CompileFlags> & { readonly output?: string; readonly build?: boolean };

@@ -36,6 +36,7 @@ function refuseChanges(engine: string, manifest: Manifest, flags: CompileFlags):
     layers: manifest.model.numLayers,
     weights: undefined,
     weightsSeed: undefined,
+    arch: undefined,
   };
   const unsaid = defaultCompileFlags();
   for (const name of Object.keys(is) as (keyof CompileFlags)[]) {

@@ -22,7 +22,7 @@ export async function exportOnnx(
   flags: ModelFlags,
   withWeights: boolean,
 ): Promise<OnnxFiles> {
-  const { architecture, config } = describeModel(source, flags);
+  const { architecture, config } = await describeModel(source, flags);
   const graph = graphOf(architecture, config, "f32"); // nothing is kept in a cache, so nothing is rounded there
   const metadata = { architecture: config.architecture, dtype: config.dtype };
   const model = onnxModel(graph, { name: source.name, version: packageVersion(), metadata });

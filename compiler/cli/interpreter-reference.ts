@@ -5,10 +5,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { findArchitecture } from "../../models/registry.ts";
 import { kvKind } from "../../runtime/batch.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
-import { computeDType } from "../architecture.ts";
+import { type Architecture, computeDType } from "../architecture.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
 import { CompileError } from "../errors.ts";
 import { type Interpretation, Interpreter } from "../ir/interpret.ts";
@@ -18,6 +17,7 @@ import { kernelTensors } from "../kernels/operands.ts";
 import { buildGraph, lower } from "../pipeline.ts";
 import { kernelTarget } from "../plan/kernel-target.ts";
 import { PackedWeightsReader } from "../weights/unpack.ts";
+import { architectureOf, architectureOption } from "./architecture-of.ts";
 import type { ReferencePrompt } from "./golden.ts";
 
 /** Largest ‖Δ‖/‖ref‖ where nothing is rounded below f32. Seen, in models of 2, 6 and 28 layers: up to 3e-6. */
@@ -41,22 +41,48 @@ export function interpreterTolerance({ target, model, kvCache }: Manifest): numb
   return Math.max(F32_TOLERANCE, ofCache, ofInputs);
 }
 
+/**
+ * The architecture an engine was compiled with: of `file` where one is given. Throws `CompileError` when the engine's config.json is
+ * missing or of an unknown architecture, and where it was the user's own and no file is given.
+ */
+export async function architectureOfEngine(folder: string, manifest: Manifest, file: string | undefined): Promise<Architecture> {
+  if (file === undefined && manifest.provenance.options.architecture !== undefined) {
+    throw new CompileError(
+      `${folder} was compiled with an architecture of its author's own (${manifest.model.architecture}): ` +
+        "give its file with --arch FILE, or recorded activations with --golden DIR",
+    );
+  }
+  return architectureOf(configOf(folder), file);
+}
+
+function configOf(folder: string): unknown {
+  const file = join(folder, "config.json");
+  if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again, or give --golden`);
+  return JSON.parse(readFileSync(file, "utf8"));
+}
+
 /** Tokens interpreted at a time. */
 const STEP = 16;
 
+export interface ReferenceEvents {
+  onProgress?(done: number, total: number): void;
+  onOther?(): void;
+}
+
 /**
  * What the engine in `folder` should give for its first token, one token more than a KV block, and `longest` tokens: beginnings of one
- * random sequence from a fixed seed, those with keys of one kind interpreted once, since no token sees a later one.
- *
- * Throws `CompileError` when the engine's config.json is missing or of an unknown architecture.
+ * random sequence from a fixed seed, those with keys of one kind interpreted once, since no token sees a later one. `onOther` hears of
+ * an architecture that is not as it was when the engine was compiled.
  */
 export async function interpreterReference(
   folder: string,
   manifest: Manifest,
+  architecture: Architecture,
   longest: number,
-  onProgress: (done: number, total: number) => void = () => {},
+  { onProgress = () => {}, onOther = () => {} }: ReferenceEvents = {},
 ): Promise<ReferencePrompt[]> {
-  const { graph, read } = interpretable(folder, manifest);
+  const { graph, read, isSame } = interpretable(folder, manifest, architecture);
+  if (!isSame) onOther();
   const { numLayers, vocabSize } = manifest.model;
   const ids = randomTokens(longest, vocabSize);
   const lengths = [...[1, DEFAULT_KV_BLOCK_SIZE + 1].filter((length) => length < longest), longest];
@@ -88,19 +114,13 @@ export async function interpreterReference(
 }
 
 /** The graph that the engine was compiled from, with its target's roundings, over the tensors it was packed with. */
-function interpretable(folder: string, manifest: Manifest) {
-  const file = join(folder, "config.json");
-  if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again, or give --golden`);
-  const json: unknown = JSON.parse(readFileSync(file, "utf8"));
-  const architecture = findArchitecture(json);
-  const config = { ...architecture.readConfig(json), dtype: manifest.model.dtype };
-  const kvCacheDtype = manifest.kvCache.dtype as DType;
-  const model = buildGraph({
-    architecture,
-    config,
-    limits: { ...manifest.limits, maxNumBatchedTokens: manifest.limits.maxNumSeqs },
-    kvCacheDtype,
-  });
+function interpretable(folder: string, manifest: Manifest, architecture: Architecture) {
+  const { limits, provenance } = manifest;
+  const { dtype, eosTokenIds } = manifest.model;
+  const config = { ...architecture.readConfig(configOf(folder)), dtype, eosTokenIds };
+  const request = { architecture, config, limits, kvCacheDtype: manifest.kvCache.dtype as DType };
+  const isSame = architectureOption(request).architecture === provenance.options.architecture;
+  const model = buildGraph({ ...request, limits: { ...limits, maxNumBatchedTokens: limits.maxNumSeqs } });
   const { graph, kernels } = lower(model, kernelTarget(manifest.target));
   const packed = new Map(kernels.flatMap(kernelTensors).map((tensor) => [tensor.node, tensor.name]));
   const weights = new PackedWeightsReader(folder, manifest);
@@ -110,6 +130,7 @@ function interpretable(folder: string, manifest: Manifest) {
       return name === undefined ? undefined : into.weight(name, node.type);
     }),
     read: (name: string) => weights.read(name),
+    isSame,
   };
 }
 

@@ -7,6 +7,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { LLM as EngineLLM, type LLMOptions, loadParts } from "../../runtime/llm.ts";
 
+export { registerArchitecture } from "../../models/registry.ts";
 export { EngineError, ManifestError, RequestError } from "../../runtime/errors.ts";
 export type { ChatOptions, LLMOptions, Prompt, RequestOptions } from "../../runtime/llm.ts";
 export type { FinishReason, OutputDelta, RequestOutput, TokenLogprob } from "../../runtime/request.ts";

@@ -3,24 +3,24 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { findArchitecture } from "../../models/registry.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "../architecture.ts";
 import { CompileError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import { buildGraph } from "../pipeline.ts";
+import { architectureOf } from "./architecture-of.ts";
 import { describeModel } from "./compile-model.ts";
 import { UsageError } from "./exit.ts";
 import { modelSource, readJson } from "./model-source.ts";
 import { defaultCompileFlags } from "./options.ts";
 
-/** The graph of a model folder or a preset. Throws `CompileError`, `UsageError`. */
-export function modelGraph(model: string): Graph {
-  const flags = { ...defaultCompileFlags(), weights: "random" }; // no weight is read
+/** The graph of a model folder or a preset; `arch` is a file with its architecture. Throws `CompileError`, `UsageError`. */
+export async function modelGraph(model: string, arch: string | undefined): Promise<Graph> {
+  const flags = { ...defaultCompileFlags(), weights: "random", arch }; // no weight is read
   const source = modelSource(model, flags.weights);
   if (source.kind === "engine") throw new UsageError(`${model} is an engine`);
-  const { architecture, config } = describeModel(source, flags);
+  const { architecture, config } = await describeModel(source, flags);
   return graphOf(architecture, config, computeDType(config.dtype));
 }
 
@@ -32,11 +32,11 @@ export function graphOf(architecture: Architecture, config: ModelConfig, kvCache
 }
 
 /** The graph that an engine was compiled from. Throws `CompileError` when its config.json is missing or of an unknown architecture. */
-export function engineGraph(folder: string, manifest: Manifest): Graph {
+export async function engineGraph(folder: string, manifest: Manifest, arch: string | undefined): Promise<Graph> {
   const file = join(folder, "config.json");
   if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again`);
   const json = readJson(file);
-  const architecture = findArchitecture(json);
+  const architecture = await architectureOf(json, arch);
   const config = { ...architecture.readConfig(json), dtype: manifest.model.dtype };
   return buildGraph({ architecture, config, limits: manifest.limits, kvCacheDtype: manifest.kvCache.dtype as DType });
 }

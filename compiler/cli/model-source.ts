@@ -62,7 +62,7 @@ function fileRefusal(model: string): string {
   if (model.endsWith(".gguf"))
     return `${model}: GGUF files are not supported yet; name a Hugging Face folder (config.json and safetensors)`;
   if (/\.[mc]?[tj]s$/.test(model))
-    return `${model}: architectures of your own are given with a model folder; this is not supported yet`;
+    return `${model}: an architecture of your own is given with a model folder: ingot compile MODEL --arch ${model}`;
   return `${model} is a file; expected a model or engine folder, or a preset's name`;
 }
 

@@ -101,6 +101,8 @@ export interface ModelFlags {
   readonly weights: string;
   readonly weightsSeed: number;
   readonly layers?: number;
+  /** A TypeScript file that exports the model's architecture. */
+  readonly arch?: string;
 }
 
 /** How a model becomes an engine. */
@@ -136,6 +138,7 @@ export function addModelFlags(command: Command): Command {
   flag(command, "--weights <source>", "checkpoint, or random for a built-in preset's true shapes", undefined, d.weights);
   flag(command, "--weights-seed <n>", "seed of random weights", integer(0), d.weightsSeed);
   flag(command, "--layers <n>", "keep only the first n layers (for experiments)", integer(1));
+  flag(command, "--arch <file>", "TypeScript that exports the model's architecture (see models/TUTORIAL.md)");
   return command;
 }
 

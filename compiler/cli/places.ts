@@ -1,8 +1,8 @@
 /**
- * Where engines and built kernels are kept between runs: `$INGOT_CACHE`, else the platform's cache folder.
+ * Where engines and built kernels are kept between runs (`$INGOT_CACHE`, else the platform's cache folder), and how files are named.
  */
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { isAbsolute, join, relative } from "node:path";
 
 /** The cache's folder; nothing in it is ever needed twice, everything can be rebuilt. */
 export function cacheRoot(env: NodeJS.ProcessEnv = process.env): string {
@@ -17,3 +17,11 @@ export const engineCache = (): string => join(cacheRoot(), "engines");
 export const hashCache = (): string => join(cacheRoot(), "hashes");
 /** Built kernel objects by content hash. */
 export const kernelCache = (): string => join(cacheRoot(), "kernels");
+/** Notes of architecture files whose types were checked. */
+export const checkedFiles = (): string => join(cacheRoot(), "checked");
+
+/** A file as a person in this folder would name it. */
+export function shortPath(file: string): string {
+  const path = relative(process.cwd(), file);
+  return path.startsWith("..") || isAbsolute(path) ? file : path;
+}

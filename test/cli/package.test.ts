@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { isFullRun, scratchFolder } from "../support/compiled-engine.ts";
 import { root } from "../support/ingot-command.ts";
+import { ownArchitecture } from "../support/own-architecture.ts";
 
 const scratch = scratchFolder("pack");
 
@@ -46,7 +47,14 @@ describe("the packed package", () => {
   it("carries what it needs to build and run, and nothing else", () => {
     const [packed] = JSON.parse(succeed("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], root));
     const files: string[] = packed.files.map((file: { path: string }) => file.path);
-    for (const needed of ["dist/ingot.js", "dist/index.js", "dist/compiler.js", "dist/models.js", ".scripts/build-native.mjs"]) {
+    for (const needed of [
+      "dist/ingot.js",
+      "dist/index.js",
+      "dist/compiler.js",
+      "dist/models.js",
+      "dist/types/models/library.d.ts",
+      ".scripts/build-native.mjs",
+    ]) {
       expect(files).toContain(needed);
     }
     for (const needed of ["native/addon.cpp", "templates/prelude.cpu.h", "models/pebble/model.safetensors", "LICENSE"]) {
@@ -95,5 +103,18 @@ describe("the packed package", () => {
     const env = { INGOT_CACHE: join(scratch, "cache") };
     expect(JSON.parse(succeed(process.execPath, ["use.js"], scratch, env))).toEqual([true, 2 * 4096, 4, "function"]);
     expect(succeed("npx", ["ingot", "run", "engine", "hi", "--max-tokens", "2"], scratch, env)).toMatch(/\w/);
+    const own = [
+      "compile",
+      "node_modules/ingot/models/pebble",
+      "--arch",
+      ownArchitecture(scratch),
+      "--no-build",
+      "-o",
+      "own-engine",
+    ];
+    expect(succeed("npx", ["ingot", ...own], scratch, env)).toContain("own-engine");
+    ownArchitecture(scratch, ["g.linear(last", "g.lineal(last"]);
+    const { stderr } = spawnSync("npx", ["ingot", ...own], { cwd: scratch, encoding: "utf8", env: { ...process.env, ...env } });
+    expect(stderr).toMatch(/own\.ts:\d+:19: Property 'lineal' does not exist on type 'Graph'/);
   });
 });

@@ -81,7 +81,7 @@ describe("a mistake on the command line ends with 2, a sentence and nothing on s
 describe("what this version does not read is refused by its kind:", () => {
   it.each([
     ["a GGUF file", "model.gguf", "GGUF files are not supported yet; name a Hugging Face folder"],
-    ["a TypeScript file", "gpt9.ts", "architectures of your own"],
+    ["a TypeScript file", "gpt9.ts", "--arch gpt9.ts"],
     ["another file", "model.bin", "is a file; expected a model or engine folder"],
     ["a repository id", "Qwen/Qwen3-0.6B", "downloading from a hub is not supported yet: name a downloaded folder"],
   ])("%s", async (_, model, message) => {

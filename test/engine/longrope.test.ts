@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { interpreterReference, interpreterTolerance } from "../../compiler/cli/interpreter-reference.ts";
+import { architectureOfEngine, interpreterReference, interpreterTolerance } from "../../compiler/cli/interpreter-reference.ts";
 import { loadForVerification, readManifest } from "../../compiler/cli/load.ts";
 import { verifyAgainst } from "../../compiler/cli/verification.ts";
 import { LLM, type LLMOptions } from "../../runtime/llm.ts";
@@ -76,8 +76,9 @@ describe.each(targets)("a sequence that grows past the trained length on %s", (t
     try {
       const { manifest } = loaded;
       const options = { dtype: manifest.model.dtype, tolerance: interpreterTolerance(manifest), reference: "interpreter" };
+      const architecture = await architectureOfEngine(engine, manifest, undefined);
       for (const longest of [TRAINED - 3, 80]) {
-        const reference = await interpreterReference(engine, manifest, longest);
+        const reference = await interpreterReference(engine, manifest, architecture, longest);
         expect((await verifyAgainst(loaded.engine, reference, options)).firstFailure).toBeNull();
       }
     } finally {

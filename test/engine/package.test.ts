@@ -77,4 +77,30 @@ describe("the package", () => {
     const names = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
     expect(found).toEqual({ names, folder: join(scratch, "out"), maxModelLen: 128 });
   });
+
+  it("loads a model folder with an architecture registered for it", () => {
+    const found = run(`
+      import { LLM, registerArchitecture } from "ingot";
+      import { compile, defineArchitecture } from "ingot/compiler";
+      import { findArchitecture } from "ingot/models";
+      const json = { architectures: ["Qwen3ForCausalLM"] };
+      const { readConfig, build } = findArchitecture(json);
+      const known = (scale) => defineArchitecture({ name: "Qwen3ForCausalLM", readConfig, build: (config, g) =>
+        build({ ...config, rmsNormEps: config.rmsNormEps * scale }, g) });
+      const own = known(1e6);
+      registerArchitecture(own);
+      const isFound = findArchitecture(json) === own;
+      let refusal;
+      try { registerArchitecture(known(1)); } catch (error) { refusal = error.message; }
+      const options = { maxModelLen: 128, maxNumSeqs: 2, output: process.env.OUT + "-registered" };
+      const reports = [await compile(process.env.MODEL, options), await compile(process.env.MODEL, options)];
+      const llm = await LLM.load(process.env.MODEL, { kvCacheMemoryBytes: 2 ** 28 });
+      const [{ outputs }] = await llm.generate("Once upon a time", { temperature: 0, maxTokens: 8 });
+      console.log(JSON.stringify({ isFound, refusal, upToDate: reports.map((r) => r.upToDate), text: outputs[0].text }));
+      await llm.close();
+    `) as { isFound: boolean; refusal: string; upToDate: boolean[]; text: string };
+    expect(found).toMatchObject({ isFound: true, upToDate: [false, true] });
+    expect(found.refusal).toContain("Qwen3ForCausalLM is registered already");
+    expect(found.text).not.toMatch(/^, a little \w+ named/); // norms of another epsilon
+  });
 });

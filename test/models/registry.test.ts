@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { NOT_DONE } from "../../models/families.ts";
 import { llama } from "../../models/llama.ts";
 import { PRESET_NAMES, presetConfig } from "../../models/presets.ts";
-import { ARCHITECTURES, findArchitecture } from "../../models/registry.ts";
+import { ARCHITECTURES, findArchitecture, registerArchitecture } from "../../models/registry.ts";
 
 describe("the registry", () => {
   it("finds every architecture by its name", () => {
@@ -25,8 +25,6 @@ describe("the registry", () => {
     );
     expect(() => findArchitecture({ architectures: ["Qwen3_5ForCausalLM"] })).toThrow(/not a KV cache/);
     expect(() => findArchitecture({ architectures: ["Gemma3ForConditionalGeneration"] })).toThrow(/images or sound/);
-    const own = { ...llama, name: "DeepseekV3ForCausalLM" };
-    expect(findArchitecture({ architectures: ["DeepseekV3ForCausalLM"] }, [own])).toBe(own);
     for (const { name } of ARCHITECTURES) expect(NOT_DONE).not.toHaveProperty(name);
   });
 
@@ -97,9 +95,14 @@ describe("the registry", () => {
     expect(findArchitecture(config).readConfig(config).numParameters).toBe(parameters);
   });
 
-  it("prefers an architecture handed to it", () => {
-    const own = { ...llama };
-    expect(findArchitecture({ architectures: ["LlamaForCausalLM"] }, [own])).toBe(own);
+  it("prefers an architecture registered with it, and refuses another one of that name", () => {
+    for (const name of ["LlamaForCausalLM", "DeepseekV3ForCausalLM"]) {
+      const own = { ...llama, name };
+      registerArchitecture(own);
+      registerArchitecture(own);
+      expect(findArchitecture({ architectures: [name] })).toBe(own);
+      expect(() => registerArchitecture({ ...own })).toThrow(`${name} is registered already, as another architecture`);
+    }
   });
 });
 

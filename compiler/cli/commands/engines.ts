@@ -12,7 +12,7 @@ import { printGraph } from "../../ir/print.ts";
 import { UsageError } from "../exit.ts";
 import { readManifest } from "../load.ts";
 import { engineGraph, modelGraph } from "../model-graph.ts";
-import { addJsonFlag, toggle } from "../options.ts";
+import { addJsonFlag, flag, toggle } from "../options.ts";
 import { engineCache } from "../places.ts";
 import { formatBytes, log } from "../progress.ts";
 
@@ -54,11 +54,13 @@ export function listCommand(): Command {
   return addJsonFlag(command);
 }
 
+type ShowFlags = { readonly graph?: boolean; readonly json?: boolean; readonly arch?: string };
+
 export function showCommand(): Command {
   const command = new Command("show")
     .description("print what an engine is: model, target, limits, memory, kernels")
     .argument("<engine>", "an engine folder or an id from `ingot list`; with --graph also a model folder or a preset")
-    .action((engine: string, flags: { graph?: boolean; json?: boolean }) => {
+    .action((engine: string, flags: ShowFlags) => {
       if (flags.graph) return showGraph(engine, flags);
       const folder = engineFolder(engine);
       const manifest = readManifest(folder);
@@ -93,14 +95,14 @@ export function showCommand(): Command {
       );
     });
   toggle(command, "--graph", "print the model's graph: each operation, its type, the model path and source line it comes from");
+  flag(command, "--arch <file>", "with --graph: TypeScript that exports the model's architecture");
   return addJsonFlag(command);
 }
 
-function showGraph(model: string, { json }: { readonly json?: boolean }): void {
+async function showGraph(model: string, { json, arch }: ShowFlags): Promise<void> {
   const folder = findEngine(model);
-  const text = printGraph(folder === undefined ? modelGraph(model) : engineGraph(folder, readManifest(folder)), {
-    origins: true,
-  });
+  const graph = folder === undefined ? modelGraph(model, arch) : engineGraph(folder, readManifest(folder), arch);
+  const text = printGraph(await graph, { origins: true });
   if (json) return console.log(JSON.stringify({ graph: text.trimEnd().split("\n") }, null, 2));
   process.stdout.write(text);
 }

@@ -5,8 +5,9 @@ import { Command } from "commander";
 import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { engineOf } from "../engine-of.ts";
 import { hasGolden, readGolden } from "../golden.ts";
-import { interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
-import { loadForVerification } from "../load.ts";
+import { architectureOfEngine, interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
+import { loadForVerification, readManifest } from "../load.ts";
+import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
 import { log, withProgress } from "../progress.ts";
 import { COUNTS, GREEDY_TOKENS, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
@@ -31,19 +32,24 @@ export function verifyCommand(): Command {
 
 async function verify(model: string, flags: Flags): Promise<Verification> {
   const golden = flags.golden ?? (hasGolden(model) ? model : null);
-  const folder = await engineOf(model, flags);
+  const { arch, ...others } = flags; // an engine's architecture changes nothing of it, but the interpreter needs it
+  const folder = await engineOf(model, modelSource(model, flags.weights).kind === "engine" ? others : flags);
+  const reference = golden === null ? await architectureOfEngine(folder, readManifest(folder), arch) : golden;
   const loaded = await loadForVerification(folder, flags);
   try {
     const { engine, manifest } = loaded;
     const { dtype } = manifest.model;
-    if (golden !== null) {
-      const recorded = readGolden(golden);
-      return await withProgress("comparing tokens", (onProgress) => verifyGolden(engine, recorded, dtype, golden, onProgress));
+    if (typeof reference === "string") {
+      const recorded = readGolden(reference);
+      return await withProgress("comparing tokens", (onProgress) => verifyGolden(engine, recorded, dtype, reference, onProgress));
     }
     log("no recorded activations: comparing with the interpreter on random tokens …");
     const longest = Math.max(1, Math.min(flags.tokens, engine.maxTokens - GREEDY_TOKENS));
     const prompts = await withProgress("interpreting tokens", (onProgress) =>
-      interpreterReference(folder, manifest, longest, onProgress),
+      interpreterReference(folder, manifest, reference, longest, {
+        onProgress,
+        onOther: () => log(`${reference.name} is not as it was when ${folder} was compiled: comparing with what it is now`),
+      }),
     );
     const options = { dtype, tolerance: interpreterTolerance(manifest), reference: "interpreter" };
     return await withProgress("comparing tokens", (onProgress) => verifyAgainst(engine, prompts, options, onProgress));

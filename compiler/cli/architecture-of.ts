@@ -1,0 +1,36 @@
+/**
+ * Which architecture a config.json means: one of a file that the user gave, or a known one; and what names the user's own in an
+ * engine's provenance.
+ */
+import { createHash } from "node:crypto";
+import { ARCHITECTURES, architectureNames, findArchitecture } from "../../models/registry.ts";
+import type { Architecture } from "../architecture.ts";
+import { CompileError } from "../errors.ts";
+import { buildGraph, type GenerateRequest } from "../pipeline.ts";
+
+/** The architecture that `configJson` names: of `file` where one is given, else a known one. Throws `CompileError`. */
+export async function architectureOf(configJson: unknown, file: string | undefined): Promise<Architecture> {
+  if (file === undefined) return findArchitecture(configJson);
+  const { loadArchitectures } = await import("./architecture-file.ts");
+  const own = await loadArchitectures(file);
+  const names = architectureNames(configJson);
+  const found = own.find((a) => names.includes(a.name));
+  if (found) return found;
+  throw new CompileError(
+    `config.json names ${names.join(", ") || "no architecture"}, but ${file} describes ${own.map((a) => a.name).join(", ")}: ` +
+      "give defineArchitecture the name that config.json has, or leave --arch out",
+  );
+}
+
+/**
+ * The entry of provenance that says what an architecture of the user's own built, origins included: a changed one makes another
+ * engine. Nothing for those that come with Ingot, which change with the compiler.
+ */
+export function architectureOption(request: Omit<GenerateRequest, "target">): { readonly architecture?: string } {
+  if (ARCHITECTURES.includes(request.architecture)) return {};
+  const graph = buildGraph(request);
+  const nodes = graph.liveNodes().map((n) => [n.op, n.operands.map((o) => o.id), n.attrs, n.type, graph.originText(n)]);
+  const taps = [...graph.taps].map(([name, node]) => [name, node.id]);
+  const hash = createHash("sha256").update(JSON.stringify([request.config, nodes, taps, graph.logits.id]));
+  return { architecture: hash.digest("hex").slice(0, 16) };
+}

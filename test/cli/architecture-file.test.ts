@@ -1,0 +1,26 @@
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { z } from "zod";
+import { loadArchitectures } from "../../compiler/cli/architecture-file.ts";
+import { CompileError } from "../../compiler/errors.ts";
+import { Graph } from "../../compiler/ir/graph.ts";
+import { ARCHITECTURES } from "../../models/registry.ts";
+import { scratchFolder } from "../support/compiled-engine.ts";
+import { ownArchitecture } from "../support/own-architecture.ts";
+
+const scratch = scratchFolder("architecture-file");
+process.env.INGOT_CACHE = join(scratch, "cache");
+
+it("an architecture file imports the very modules of the program that runs it", async () => {
+  const file = ownArchitecture(join(scratch, "modules"), [
+    "export const own",
+    `import { CompileError, Graph } from "ingot/compiler";
+     export const seen = { ...defineArchitecture<models.DecoderConfig>({ name: "Seen", readConfig: () => { throw new Error() }, build() {} }),
+       modules: [CompileError, Graph, models.ARCHITECTURES, z] };
+     export const own`,
+  ]);
+  const [own, seen] = await loadArchitectures(file);
+  expect([own, seen].map((a) => a?.name)).toEqual(["Qwen3ForCausalLM", "Seen"]);
+  const { modules } = seen as unknown as { modules: unknown[] };
+  for (const [i, here] of [CompileError, Graph, ARCHITECTURES, z].entries()) expect(modules[i]).toBe(here);
+});
