@@ -20,7 +20,7 @@ import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/
 import { writeModule, writePackage } from "./engine/package.ts";
 import { isUpToDate, type UpToDateEvents } from "./engine/up-to-date.ts";
 import type { Graph } from "./ir/graph.ts";
-import { type Dump, type GenerateRequest, generate } from "./pipeline.ts";
+import { type Dump, type Generated, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
 import type { WeightSource } from "./weights/source.ts";
@@ -61,6 +61,8 @@ export interface CompileEvents extends UpToDateEvents {
   onBuild?(done: number, total: number): void;
   /** Numbered dumps of every level. */
   readonly dump?: Dump;
+  /** What was made of the model, of an engine that is there already too. */
+  onGenerated?(generated: Generated): void;
 }
 
 /** Compiles into `folder`. Throws `CompileError` for the model's or checkpoint's faults, `ToolchainError` when kernels cannot be built. */
@@ -79,13 +81,17 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     },
   };
   if (await isUpToDate(folder, { name, target: request.target, provenance }, events)) {
-    if (events.dump) generate(request, events.dump); // who asks for the dumps of an engine that is there gets them
+    // Who asks what an engine that is there was made of is told.
+    const generated = events.dump || events.onGenerated ? generate(request, events.dump) : null;
+    if (generated) events.onGenerated?.(generated);
     return { folder, upToDate: true, kernels: 0, weightBytes: 0, unusedTensors: [], seconds: { generate: 0, pack: 0, build: 0 } };
   }
 
   const start = performance.now();
-  const { dialect, lowered, emitted, arena, kvCache, weights: plan, program } = generate(request, events.dump);
+  const generated = generate(request, events.dump);
+  const { dialect, lowered, emitted, arena, kvCache, weights: plan, program } = generated;
   checkSources(plan, request.source, request.modelFolder ?? name, (tensor) => weightOrigin(lowered.graph, tensor));
+  events.onGenerated?.(generated);
   const unused = await unusedTensors(request.source, plan, {
     prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
     tieWordEmbeddings: request.config.tieWordEmbeddings,

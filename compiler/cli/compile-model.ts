@@ -10,6 +10,7 @@ import { type CompileReport, type CompileRequest, compileEngine } from "../compi
 import { modelFilesHash } from "../engine/contents.ts";
 import { refuseEditedSources } from "../engine/up-to-date.ts";
 import { CompileError } from "../errors.ts";
+import type { Generated } from "../pipeline.ts";
 import { bestTarget, knownTargets } from "../schedule/target.ts";
 import { FileHashes } from "../weights/file-hashes.ts";
 import { RandomWeights } from "../weights/random.ts";
@@ -37,13 +38,15 @@ export interface CompileManner {
   readonly out?: string;
   /** Takes what a person would want to know: the target chosen, tensors that nothing reads. */
   readonly say: (message: string) => void;
+  /** Takes what was made of the model, whether or not the engine was there already. */
+  readonly onGenerated?: (generated: Generated) => void;
 }
 
 /** Compiles a model into `out`, or into the cache. Throws `CompileError`, `ToolchainError`, `UsageError`. */
 export async function compileModel(
   source: Exclude<ModelSource, { kind: "engine" }>,
   flags: CompileFlags,
-  { build, out, say }: CompileManner,
+  { build, out, say, onGenerated }: CompileManner,
 ): Promise<CompileReport & { target: string }> {
   const target = resolveTarget(flags.target, say);
   const { configJson, architecture, config } = await describeModel(source, flags);
@@ -87,6 +90,7 @@ export async function compileModel(
         onPack: packing.update,
         onBuild: building.update,
         dump: dumper(process.env.DUMP),
+        onGenerated,
       });
       for (const note of unusedNotes(report.unusedTensors)) say(note);
       return { ...report, target };

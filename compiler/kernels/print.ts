@@ -10,7 +10,8 @@ export function printKernels(kernels: readonly KernelSpec[]): string {
   return `${kernels.map((spec, i) => `${String(i).padStart(3, "0")} ${printKernel(spec)}`).join("\n")}\n`;
 }
 
-function printKernel(spec: KernelSpec): string {
+/** `linear_bf16_3072x1024__silu_mul(v12, w) -> v15 bf16(T, 3072) = silu(acc0) * acc1` */
+export function printKernel(spec: KernelSpec): string {
   const args = kernelArgs(spec).map((arg) => (arg.kind === "array" ? arg.array : printValue(arg.value)));
   const outs = kernelOutputs(spec);
   const inputs = args.slice(0, args.length - outs.length);

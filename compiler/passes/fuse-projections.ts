@@ -9,7 +9,6 @@
 import type { Graph } from "../ir/graph.ts";
 import { ELEMENTWISE, type Node, type NodeOf } from "../ir/ops.ts";
 import { mergeOrigins } from "../ir/origin.ts";
-import { printExpression } from "../ir/print.ts";
 import type { Pass } from "./pass.ts";
 
 type Linear = NodeOf<"linear"> | NodeOf<"grouped_linear">;
@@ -48,8 +47,10 @@ export const fuseProjections: Pass = {
       if (!place) return undefined;
       const { group, start, size } = place;
       const whole = fused.get(group) ?? fuse(group, graph, into, map);
-      if (!fused.has(group))
-        record(group.name, group.members.map((m) => printExpression(m.root)).join(", "), printExpression(whole));
+      if (!fused.has(group)) {
+        const before = group.members.map((m) => m.root);
+        record(group.name, before, whole, into);
+      }
       fused.set(group, whole);
       return into.slice(whole, whole.type.shape.length - 1, start, size);
     });

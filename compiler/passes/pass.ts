@@ -4,9 +4,10 @@
  * The ordered list of passes stands in `compiler/pipeline.ts`.
  */
 import type { Graph } from "../ir/graph.ts";
+import type { Node } from "../ir/ops.ts";
 import { printGraph } from "../ir/print.ts";
 import { type Claim, verifyClaim, verifyGraph } from "../ir/verify.ts";
-import { type Firing, type Rewritten, type Rule, rewriteGraph } from "../rewrite/rewrite.ts";
+import { type Firing, firing, type Rewritten, type Rule, rewriteGraph } from "../rewrite/rewrite.ts";
 
 interface PassFacts {
   /** Kebab-case; dumps are named after it. */
@@ -16,11 +17,11 @@ interface PassFacts {
   readonly ensures?: readonly Claim[];
 }
 
+/** Takes note of a rule that turned `before` into `after`, a node of `into`. */
+export type Recorder = (rule: string, before: readonly Node[], after: Node, into: Graph) => void;
+
 export type Pass = PassFacts &
-  (
-    | { readonly rules: readonly Rule[] }
-    | { readonly run: (graph: Graph, record: (rule: string, before: string, after: string) => void) => Graph }
-  );
+  ({ readonly rules: readonly Rule[] } | { readonly run: (graph: Graph, record: Recorder) => Graph });
 
 /** The name that a stage's dump has: `03-fold`. */
 export const stageName = (index: number, name: string): string => `${String(index).padStart(2, "0")}-${name}`;
@@ -56,6 +57,6 @@ export function runPasses(graph: Graph, passes: readonly Pass[], options: PassOp
 function runPass(graph: Graph, pass: Pass): Rewritten {
   if ("rules" in pass) return rewriteGraph(graph, pass.rules, pass.name);
   const firings: Firing[] = [];
-  const record = (rule: string, before: string, after: string) => firings.push({ pass: pass.name, rule, before, after });
+  const record: Recorder = (rule, before, after, into) => firings.push(firing(pass.name, rule, before, after, into));
   return { graph: pass.run(graph, record).rebuild(), firings };
 }

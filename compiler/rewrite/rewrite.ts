@@ -5,7 +5,8 @@
  */
 import { invariant } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
-import type { Node } from "../ir/ops.ts";
+import type { Node, OpName } from "../ir/ops.ts";
+import type { Origin } from "../ir/origin.ts";
 import { printExpression } from "../ir/print.ts";
 import { printType } from "../ir/tensor-type.ts";
 import { type Captures, matches, type Pattern } from "./pattern.ts";
@@ -32,6 +33,23 @@ export interface Firing {
   readonly rule: string;
   readonly before: string;
   readonly after: string;
+  /** Of what it replaced, and so of every node it made. */
+  readonly origins: readonly Origin[];
+  /** The ops of what it made, and of what that is made of. */
+  readonly ops: ReadonlySet<OpName>;
+}
+
+/** What is recorded of a rule that turned `before` into `after`, a node of `graph`. */
+export function firing(pass: string, rule: string, before: readonly Node[], after: Node, graph: Graph): Firing {
+  const operands = after.operands.flatMap((o) => [o, ...o.operands]);
+  return {
+    pass,
+    rule,
+    before: before.map((node) => printExpression(node)).join(", "),
+    after: printExpression(after),
+    origins: graph.originsOf(after),
+    ops: new Set([after, ...operands].map((node) => node.op)),
+  };
 }
 
 export interface Rewritten {
@@ -70,7 +88,7 @@ export function rewriteGraph(graph: Graph, rules: readonly Rule[], pass: string)
           printType({ ...after.type, dtype: node.type.dtype }) === printType(node.type),
           `${pass}: rule "${name}" turned ${printType(node.type)} into ${printType(after.type)}`,
         );
-        firings.push({ pass, rule: name, before: printExpression(node), after: printExpression(after) });
+        firings.push(firing(pass, name, [node], after, g));
         invariant(firings.length <= cap, `${pass}: rule "${mostFrequent(firings)}" still fires after ${cap} firings`);
         return after;
       }

@@ -257,7 +257,7 @@ describe.each(runners())("expert layers on $name", (runner) => {
     };
     const envs = [all, ...[0, 17, 36].map(alone)];
     const ups = runKernel(groupedLinear(l), runner, envs, { random: random.uniform });
-    envs.forEach((env, i) => env.buffers.set("h", ups[i]?.out as Float32Array));
+    for (const [i, env] of envs.entries()) env.buffers.set("h", (ups[i] as KernelResult).out);
     const downs = runKernel(expertSum(l, { residual: true }), runner, envs, { random: random.uniform });
     [0, 17, 36].forEach((t, i) => {
       expect(downs[i + 1]?.out.join(), `token ${t}`).toBe(downs[0]?.out.slice(t * 96, (t + 1) * 96).join());

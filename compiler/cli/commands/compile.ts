@@ -2,13 +2,16 @@
  * `ingot compile`: a model becomes an engine folder.
  */
 import { Command } from "commander";
+import type { CompileReport } from "../../compile.ts";
+import { explainKernels, type KernelExplanation, printExplanation } from "../../explain.ts";
+import type { Generated } from "../../pipeline.ts";
 import { compileModel } from "../compile-model.ts";
 import { UsageError } from "../exit.ts";
 import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, type CompileFlags, flag, toggle } from "../options.ts";
 import { formatBytes, log } from "../progress.ts";
 
-type Flags = CompileFlags & { output?: string; build: boolean; json?: boolean };
+type Flags = CompileFlags & { output?: string; build: boolean; explain?: boolean; json?: boolean };
 
 export function compileCommand(): Command {
   const command = new Command("compile")
@@ -18,18 +21,28 @@ export function compileCommand(): Command {
       const source = modelSource(model, flags.weights);
       if (source.kind === "engine")
         throw new UsageError(`${model} is an engine already; to build its kernels here: ingot build ${model}`);
-      const report = await compileModel(source, flags, { build: flags.build, out: flags.output, say: log });
-      if (flags.json) return console.log(JSON.stringify(report, null, 2));
-      if (report.upToDate) return console.log(`${report.folder} is up to date (${report.target}): nothing to do`);
-      const { generate, pack, build } = report.seconds;
-      console.log(report.folder);
-      console.log(
-        `${report.kernels} kernels for ${report.target}, ${formatBytes(report.weightBytes)} of weights ` +
-          `(generated in ${generate.toFixed(1)} s, packed in ${pack.toFixed(1)} s, ${flags.build ? `built in ${build.toFixed(1)} s` : "not built"})`,
-      );
+      let explanation: readonly KernelExplanation[] | undefined;
+      const onGenerated = (generated: Generated): void => {
+        explanation = explainKernels(generated);
+      };
+      const manner = { build: flags.build, out: flags.output, say: log, onGenerated: flags.explain ? onGenerated : undefined };
+      const report = await compileModel(source, flags, manner);
+      if (flags.json) return console.log(JSON.stringify({ ...report, explanation }, null, 2));
+      console.log(summary(report, flags));
+      if (explanation) console.log(`\n${printExplanation(explanation)}`);
     });
   flag(command, "-o, --output <dir>", "engine folder to write; default: one in the cache");
   toggle(command, "--no-build", "write sources and weights, build no kernels");
+  toggle(command, "--explain", "say of each kernel which lines of the model it came from, what was fused and why");
   addCompileFlags(command);
   return addJsonFlag(command);
+}
+
+function summary(report: CompileReport & { target: string }, flags: Flags): string {
+  if (report.upToDate) return `${report.folder} is up to date (${report.target}): nothing to do`;
+  const { generate, pack, build } = report.seconds;
+  return (
+    `${report.folder}\n${report.kernels} kernels for ${report.target}, ${formatBytes(report.weightBytes)} of weights ` +
+    `(generated in ${generate.toFixed(1)} s, packed in ${pack.toFixed(1)} s, ${flags.build ? `built in ${build.toFixed(1)} s` : "not built"})`
+  );
 }

@@ -50,6 +50,8 @@ describe("the driver", () => {
       rule: "silu of silu is silu",
       before: "silu(silu(embedding(input token_ids, weight table)))",
       after: "silu(embedding(input token_ids, weight table))",
+      origins: [expect.objectContaining({ source: expect.stringMatching(/rewrite\.test\.ts:\d+$/) })],
+      ops: new Set(["silu", "embedding", "input", "weight"]),
     });
   });
 

@@ -1,0 +1,145 @@
+/**
+ * Says of each kernel which of the model's lines it came from, what was fused in it and why: `ingot compile --explain`.
+ *
+ * Everything is read off what the passes left behind: origins, recorded firings, and the nodes that each kernel computes.
+ */
+import type { OpName } from "./ir/ops.ts";
+import type { Origin } from "./ir/origin.ts";
+import { printKernel } from "./kernels/print.ts";
+import type { KernelSpec } from "./kernels/spec.ts";
+import type { Generated } from "./pipeline.ts";
+import type { Firing } from "./rewrite/rewrite.ts";
+
+export interface KernelExplanation {
+  readonly name: string;
+  /** Its text in the engine folder. */
+  readonly source: string;
+  readonly anchor: KernelSpec["kind"];
+  /** Steps of the program that run it, and the layers they belong to: the first number of their model paths. */
+  readonly steps: readonly number[];
+  readonly layers: readonly number[];
+  /** What the first of them does, its slot as a formula over what the anchor accumulates. */
+  readonly computes: string;
+  /** The graph's ops in it, and how many of each a step computes. */
+  readonly ops: Readonly<Partial<Record<OpName, number>>>;
+  /** Model paths, layers as ranges, each with its line. */
+  readonly origins: readonly { readonly path: string; readonly line: string | null }[];
+  readonly reasons: readonly Reason[];
+}
+
+/** A rule, and how often it fired on what these steps compute. */
+export interface Reason {
+  readonly pass: string;
+  readonly rule: string;
+  readonly times: number;
+}
+
+/** Every kernel of an engine, in the order of its first step. */
+export function explainKernels({ kernels, emitted, lowered }: Generated): readonly KernelExplanation[] {
+  const firings = new Map<Origin, Firing[]>();
+  for (const firing of lowered.firings) {
+    for (const origin of firing.origins) firings.set(origin, [...(firings.get(origin) ?? []), firing]);
+  }
+  return emitted.entries.map(({ name, source }, text): KernelExplanation => {
+    const steps = kernels.flatMap((_, step) => (emitted.textOf[step] === text ? [step] : []));
+    const specs = steps.map((step) => kernels[step] as KernelSpec);
+    const nodes = [...new Set(specs.flatMap((spec) => spec.nodes))];
+    const fired = new Set<Firing>();
+    for (const node of nodes) {
+      for (const origin of lowered.graph.originsOf(node)) {
+        for (const firing of firings.get(origin) ?? []) if (firing.ops.has(node.op)) fired.add(firing);
+      }
+    }
+    const [first] = specs as [KernelSpec, ...KernelSpec[]];
+    const places = collapse(nodes.flatMap((node) => lowered.graph.originsOf(node)));
+    return {
+      name,
+      source,
+      anchor: first.kind,
+      steps,
+      layers: [...new Set(places.flatMap((place) => place.numbers))].sort((a, b) => a - b),
+      computes: printKernel(first),
+      ops: count(first.nodes.map((node) => node.op)),
+      origins: places.map(({ template, numbers, line }) => ({ path: template.replace("*", ranges(numbers)), line })),
+      reasons: [...reasons(fired), ...formed(first)],
+    };
+  });
+}
+
+function count<K extends string>(names: readonly K[]): Partial<Record<K, number>> {
+  const counts: Partial<Record<K, number>> = {};
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1;
+  return counts;
+}
+
+function reasons(fired: ReadonlySet<Firing>): Reason[] {
+  const byRule = new Map<string, Reason>();
+  for (const { pass, rule } of fired) {
+    const key = `${pass}: ${rule}`;
+    byRule.set(key, { pass, rule, times: (byRule.get(key)?.times ?? 0) + 1 });
+  }
+  return [...byRule.values()];
+}
+
+/** What forming the kernel did: everything but the op it is named for was fused into that. */
+function formed({ kind, nodes }: KernelSpec): Reason[] {
+  const others = [...new Set(nodes.map((node) => node.op).filter((op) => op !== kind))].join(", ");
+  if (others === "") return [];
+  const rule =
+    kind === "elementwise"
+      ? `${others} found no kernel to be fused into: what it reads is wanted by name or by others`
+      : `fused into the ${kind}: ${others}; operands are at hand there, and one value leaves the kernel`;
+  return [{ pass: "form-kernels", rule, times: 1 }];
+}
+
+/** Places whose paths differ in their first number alone: `*` stands for it. */
+interface Place {
+  readonly template: string;
+  readonly numbers: readonly number[];
+  readonly line: string | null;
+}
+
+function collapse(origins: readonly Origin[]): Place[] {
+  const groups = new Map<string, { template: string; numbers: Set<number>; line: string | null }>();
+  for (const { path, source: line } of new Set(origins)) {
+    const [, before = path, number, after = ""] = /^(.*?\b)(\d+)(\b.*)$/.exec(path) ?? [];
+    const template = number === undefined ? path : `${before}*${after}`;
+    const key = `${template} ${line}`;
+    const group = groups.get(key) ?? { template, numbers: new Set(), line };
+    if (number !== undefined) group.numbers.add(Number(number));
+    groups.set(key, group);
+  }
+  return [...groups.values()].map((group) => ({ ...group, numbers: [...group.numbers] }));
+}
+
+/** `0…5, 7` */
+function ranges(numbers: readonly number[]): string {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const starts = sorted.filter((n) => !numbers.includes(n - 1));
+  const ends = sorted.filter((n) => !numbers.includes(n + 1));
+  return starts.map((start, i) => (start === ends[i] ? `${start}` : `${start}…${ends[i]}`)).join(",");
+}
+
+/** A block of text a kernel. */
+export function printExplanation(kernels: readonly KernelExplanation[]): string {
+  const total = kernels.reduce((sum, k) => sum + k.steps.length, 0);
+  return kernels.map((kernel) => block(kernel, total)).join("\n\n");
+}
+
+function block({ name, source, steps, layers, computes, ops, origins, reasons }: KernelExplanation, total: number): string {
+  const fused = Object.entries(ops).map(([op, times]) => (times === 1 ? op : `${op} ×${times}`));
+  const rows: readonly (readonly [string, readonly string[]])[] = [
+    ["source", [source]],
+    ["steps", [`${ranges(steps)} (${steps.length} of ${total})${layers.length > 0 ? `, layers ${ranges(layers)}` : ""}`]],
+    ["computes", [computes]],
+    ["ops", fused.length > 0 ? [fused.join(", ")] : []],
+    ["from", origins.length > 0 ? origins.map(printOrigin) : ["the sampler, which follows every model"]],
+    ["because", reasons.map(({ pass, rule, times }) => `${pass}: ${rule}${times === 1 ? "" : ` (×${times})`}`)],
+  ];
+  return [name, ...rows.flatMap(([label, lines]) => lines.map((line, i) => `  ${(i === 0 ? label : "").padEnd(9)}${line}`))].join(
+    "\n",
+  );
+}
+
+const printOrigin = ({ path, line }: KernelExplanation["origins"][number]): string =>
+  `${path || "the top of the model"}${line === null ? "" : ` (${line})`}`;

@@ -1,0 +1,59 @@
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import type { KernelExplanation } from "../../compiler/explain.ts";
+import { commandLine, pebble } from "../support/ingot-command.ts";
+import { ownArchitecture } from "../support/own-architecture.ts";
+
+const { run, scratch } = commandLine("explain");
+const engine = join(scratch, "engine");
+const file = ownArchitecture(join(scratch, "explained"));
+const compile = ["compile", pebble, "--arch", file, "-o", engine, "--no-build", "--max-model-len", "64", "--target", "cpu:avx2"];
+
+beforeAll(async () => {
+  const { code, stderr } = await run(compile);
+  expect(code, stderr).toBe(0);
+});
+
+describe("ingot compile --explain", () => {
+  it("prints a block a kernel, of an engine that is up to date too: steps, ops, the model's lines, rules", async () => {
+    const { code, stdout } = await run([...compile, "--explain"]);
+    expect(code).toBe(0);
+    const [summary, ...blocks] = stdout.trimEnd().split("\n\n");
+    expect(summary).toMatch(/is up to date \(cpu:avx2\): nothing to do$/);
+    const gated = blocks.find((block) => block.includes("__silu_mul"))!.replace(/own\.ts:\d+/g, "own.ts:N");
+    expect(gated).toMatchInlineSnapshot(`
+      "linear_bf16_768x256__silu_mul
+        source   kernels/linear_bf16_768x256__silu_mul.cpp
+        steps    8,16,24,32,40,48 (6 of 53), layers 0…5
+        computes linear_bf16_768x256__silu_mul(v34, model.layers.0.mlp.gate_proj.weight+model.layers.0.mlp.up_proj.weight) -> v42 f32(T, 768) = (silu(acc0) * acc1)
+        ops      linear, slice ×2, silu, mul
+        from     layers.0…5.mlp.gate_proj (explained/own.ts:N)
+                 layers.0…5.mlp.up_proj (explained/own.ts:N)
+                 layers.0…5.mlp (explained/own.ts:N)
+        because  fuse-projections: gate and up are one linear (×6)
+                 form-kernels: fused into the linear: slice, silu, mul; operands are at hand there, and one value leaves the kernel"
+    `);
+    expect(blocks.at(-1)).toMatch(
+      /^sample_4096\n.*\n {2}steps {4}\d+ \(1 of \d+\)\n.*\n {2}from {5}the sampler, which follows every model$/,
+    );
+  });
+
+  it("accounts for every step once, and gives the lines of the architecture's file", async () => {
+    const { stdout } = await run([...compile, "--explain", "--json"]);
+    const report = JSON.parse(stdout) as { upToDate: boolean; explanation: KernelExplanation[] };
+    expect(report.upToDate).toBe(true);
+    const steps = report.explanation.flatMap((kernel) => kernel.steps).sort((a, b) => a - b);
+    expect(steps).toEqual(Array.from(steps, (_, i) => i));
+    const kernels = report.explanation.filter((kernel) => kernel.anchor !== "sample");
+    expect(kernels.flatMap((k) => k.origins).filter(({ line }) => !/^explained\/own\.ts:\d+$/.test(line ?? ""))).toEqual([]);
+    const fusions = kernels.flatMap((k) => k.reasons).filter((reason) => reason.pass === "fuse-projections");
+    expect(fusions).toEqual([
+      { pass: "fuse-projections", rule: "q, k and v are one linear", times: 6 },
+      { pass: "fuse-projections", rule: "gate and up are one linear", times: 6 },
+    ]);
+    expect(kernels.find((k) => k.name.includes("silu_mul"))).toMatchObject({
+      layers: [0, 1, 2, 3, 4, 5],
+      ops: { linear: 1, silu: 1 },
+    });
+  });
+});
