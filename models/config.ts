@@ -85,7 +85,8 @@ export function readModelFacts(
       `config.json: hidden_size: expected a multiple of num_attention_heads (${numHeads}) where head_dim is absent; found ${fields.hidden_size}`,
     );
   }
-  const eos = fields.eos_token_id ?? defaults.eosTokenIds;
+  // An explicit null means none, an absent field the family's default.
+  const eos = fields.eos_token_id === undefined ? defaults.eosTokenIds : (fields.eos_token_id ?? []);
   return {
     hiddenSize: fields.hidden_size,
     intermediateSize: fields.intermediate_size,

@@ -15,6 +15,7 @@ import { qwen2 } from "./qwen2.ts";
 import { qwen2Moe } from "./qwen2-moe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
+import { smollm3 } from "./smollm3.ts";
 
 /** An architecture as README's table shows it. */
 export interface Family {
@@ -39,6 +40,7 @@ export const FAMILIES: readonly Family[] = [
     features: "biases on q, k, v; YaRN; sliding layers",
   },
   { architecture: qwen3, models: "Qwen3 (dense)", features: "norms on q and k" },
+  { architecture: smollm3, models: "SmolLM3", features: "layers without rotation" },
   { architecture: glm, models: "GLM-4-9B, GLM-Edge", features: "half of each head rotated, pairs side by side; fused gate-up" },
   { architecture: glm4, models: "GLM-4-0414 9B and 32B, GLM-Z1", features: "the same, with norms after attention and MLP" },
   {

@@ -45,6 +45,7 @@ export interface OpTable {
   silu: { attrs: NoAttrs; operands: readonly [x: Node] };
   /** ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))): GELU as BERT's and Gemma's code approximates it. */
   gelu_tanh: { attrs: NoAttrs; operands: readonly [x: Node] };
+  /** (e²ˣ − 1) / (e²ˣ + 1) */
   tanh: { attrs: NoAttrs; operands: readonly [x: Node] };
 
   /** Elements `start … start + size − 1` of one axis. */

@@ -75,7 +75,7 @@ describe("the package", () => {
       await llm.close();
     `);
     const names = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
-    expect(found).toEqual({ names, folder: join(scratch, "out"), maxModelLen: 128 });
+    expect(found).toEqual({ names: expect.arrayContaining(names), folder: join(scratch, "out"), maxModelLen: 128 });
   });
 
   it("loads a model folder with an architecture registered for it", () => {
