@@ -51,6 +51,16 @@ describe("a graph", () => {
     expect(copy.originsOf(copy.logits)).toEqual(g.originsOf(y));
   });
 
+  it("gives many nodes the one origin of the line that asked for it", () => {
+    const g = new Graph(limits);
+    const weights = g.scope("experts", () =>
+      g.sameOrigin(() => ["a", "b"].map((name) => g.scope(name, () => g.weight(name, { dtype: "f32", shape: [2] })))),
+    );
+    const origins = weights.map((w) => g.originsOf(w));
+    expect(origins[0]).toBe(origins[1]);
+    expect(g.originText(weights[0]!)).toMatch(/^experts \(ir\/graph\.test\.ts:\d+\)$/);
+  });
+
   it("refuses a node of another graph, a tap set twice and a model without logits", () => {
     const [a, b] = [new Graph(limits), new Graph(limits)];
     const x = a.constant(1);
