@@ -45,8 +45,8 @@ export const FAMILIES: readonly Family[] = [
   { architecture: glm4, models: "GLM-4-0414 9B and 32B, GLM-Z1", features: "the same, with norms after attention and MLP" },
   {
     architecture: phi3,
-    models: "Phi-3, Phi-4",
-    features: "fused q-k-v and gate-up; partial rotation; LongRoPE; sliding window",
+    models: "Phi-3, Phi-3.5-mini, Phi-4, Phi-4-mini",
+    features: "fused q-k-v and gate-up; LongRoPE; partial rotation; sliding window",
   },
   {
     architecture: gemma3,

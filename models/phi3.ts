@@ -1,5 +1,6 @@
 /**
- * Phi-3, Phi-3.5 and Phi-4: one matrix for q, k and v, one for gate and up; part of each head rotated; one window for all layers.
+ * Phi-3, Phi-3.5 and Phi-4: one matrix for q, k and v, one for gate and up; part of each head rotated, by LongRoPE where contexts are
+ * long; one window for all layers.
  */
 import { z } from "zod";
 import { defineArchitecture } from "../compiler/architecture.ts";
@@ -25,7 +26,7 @@ export const phi3 = defineArchitecture<DecoderConfig>({
       bosTokenId: 1,
       eosTokenIds: [32000],
     });
-    const rope = readRope(json, facts.headDim, "half");
+    const rope = readRope({ original_max_position_embeddings: 4096, ...(json as object) }, facts.headDim, "half");
     const mlp = { kind: "dense", intermediateSize: facts.intermediateSize, bias: false, fusedGateUp: true } as const;
     return {
       ...facts,

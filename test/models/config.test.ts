@@ -245,6 +245,16 @@ describe("config.json of another family", () => {
     expect(gemma3.readConfig({ ...v5, ...types })).toEqual(config);
   });
 
+  it("of Phi-3 was trained on 4096 positions unless it says otherwise", () => {
+    const rope_scaling = { type: "longrope", short_factor: eight, long_factor: eight };
+    const beyond = (extra: object) => {
+      const [layer] = phi3.readConfig({ ...json, rope_scaling, ...extra }).layers;
+      return layer?.rope?.scaling.type === "longrope" && layer.rope.scaling.originalMaxPositionEmbeddings;
+    };
+    expect(beyond({})).toBe(4096);
+    expect(beyond({ original_max_position_embeddings: 64 })).toBe(64);
+  });
+
   it("of OPT says where norms stand and how narrow embeddings are", () => {
     const { intermediate_size: ffn_dim, ...rest } = json;
     const shapes = (config: object) => {
