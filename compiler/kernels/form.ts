@@ -278,7 +278,11 @@ class Former {
   }
 
   private groupedLinear(node: NodeOf<"grouped_linear">): void {
-    if (this.summed(node)) return;
+    if (this.summed(node)) {
+      // The combine's kernel computes this, and the vector added to it.
+      for (const user of this.usersOf(node)) if (user.op === "add") this.computed.add(user);
+      return;
+    }
     const { total, ...common } = this.ofExperts(node);
     const gated = this.gated(node, total / 2);
     const region = gated ?? this.region(node, ACC);

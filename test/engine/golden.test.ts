@@ -1,5 +1,5 @@
 /**
- * Engines of every dense family against the recorded reference, the way `ingot verify` does it: logits, hidden states after each
+ * Engines of every family against the recorded reference, the way `ingot verify` does it: logits, hidden states after each
  * layer, greedy tokens.
  */
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { readGolden } from "../../compiler/cli/golden.ts";
 import { loadForVerification } from "../../compiler/cli/load.ts";
 import { type Verification, verifyGolden } from "../../compiler/cli/verification.ts";
 import { compileForTest, isFullRun, nativeTarget, runnableTargets, scratchFolder } from "../support/compiled-engine.ts";
-import { DENSE_FAMILIES, goldenFolder, hasGolden } from "../support/golden.ts";
+import { FAMILIES, goldenFolder, hasGolden } from "../support/golden.ts";
 
 type Spelling = "config.json" | "config.v4.json";
 const SPELLINGS: readonly Spelling[] = ["config.json", "config.v4.json"];
@@ -25,7 +25,7 @@ interface Case {
 
 /** Every family natively in f32 and bf16, spellings taking turns; other levels on the families with most in them. */
 function sample(): Case[] {
-  const native = DENSE_FAMILIES.flatMap((family, i): Case[] => [
+  const native = FAMILIES.flatMap((family, i): Case[] => [
     { family, spelling: SPELLINGS[i % 2]!, target: nativeTarget, dtype: "float32" },
     { family, spelling: SPELLINGS[(i + 1) % 2]!, target: nativeTarget, dtype: "bfloat16" },
   ]);
@@ -39,7 +39,7 @@ function sample(): Case[] {
 }
 
 const sweep = (): Case[] =>
-  DENSE_FAMILIES.flatMap((family) =>
+  FAMILIES.flatMap((family) =>
     SPELLINGS.flatMap((spelling) =>
       runnableTargets.flatMap((target) => DTYPES.map((dtype): Case => ({ family, spelling, target, dtype }))),
     ),
@@ -77,7 +77,8 @@ describe.skipIf(!hasGolden)("an engine has the reference's logits, hidden states
     const result = await verify(model, c.family, c.target, c.dtype);
     expect(result.firstFailure).toBeNull();
     const prompts = 4;
-    const hidden = 3 * 3; // three prompts, embedding and two layers
+    const { num_hidden_layers: layers } = JSON.parse(read(c.family, c.spelling)) as { num_hidden_layers: number };
+    const hidden = 3 * (1 + layers); // three prompts: after the embedding and after each layer
     const tensors = 2 * (prompts + hidden); // prefill and decode
     expect(result.rows).toHaveLength(tensors + prompts + (result.dtype === "float32" ? prompts : 0)); // sampler, greedy
     const worst = Math.max(...result.rows.map((row) => row.error));

@@ -5,12 +5,12 @@ import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { runPasses } from "../../compiler/passes/pass.ts";
 import { passesFor } from "../../compiler/pipeline.ts";
 import { relativeError } from "../support/closeness.ts";
-import { DENSE_FAMILIES, goldenFacts, goldenFolder, goldenGraph, goldenLimits, hasGolden } from "../support/golden.ts";
+import { FAMILIES, goldenFacts, goldenFolder, goldenGraph, goldenLimits, hasGolden } from "../support/golden.ts";
 import { readTensors, weightSource } from "../support/safetensors-lite.ts";
 
 const passes = (linearInput: "f32" | "bf16") => passesFor({ linearInput: (w) => (w === "bf16" ? linearInput : "f32") });
 
-describe.skipIf(!hasGolden).each(DENSE_FAMILIES)("%s after all passes", (family) => {
+describe.skipIf(!hasGolden).each(FAMILIES)("%s after all passes", (family) => {
   const weights = weightSource(goldenFolder(family));
   const golden = readTensors(goldenFolder(family), "golden");
   const { prompts, bf16_compute_relative_error: bf16Error } = goldenFacts(family);
