@@ -10,7 +10,7 @@ import { cpuDialects, type Isa } from "./cpu.ts";
 export type BufferLayout = "rows" | "tile16x32";
 export type TensorLayout = "rows" | "panel16";
 
-/** Names of the tensors that linears read, one matrix or a stack of them. */
+/** Names of the tensors that linears read. */
 export const panelTensors = (specs: readonly KernelSpec[]): ReadonlySet<string> =>
   new Set(specs.flatMap((s) => ("w" in s ? [s.w.name] : [])));
 

@@ -7,7 +7,7 @@
 import { invariant, UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
-import { type Dim, maxOf, printShape, printType } from "../ir/tensor-type.ts";
+import { type Dim, printShape, printType } from "../ir/tensor-type.ts";
 import { WeightRowsError, weightRows } from "../weights/rows.ts";
 import { type AttentionInputs, matchAttentionInputs } from "./attention-inputs.ts";
 import { kernelName, type Unnamed } from "./name.ts";
@@ -470,8 +470,9 @@ class Former {
     const words = printWeights(node);
     const alike = (this.alike.get(words) ?? 0) + 1;
     this.alike.set(words, alike);
-    const cols = maxOf(node.type.shape.at(-1) ?? 1);
-    const rows = node.type.shape.slice(0, -1).reduce<number>((product, d) => product * maxOf(d), 1);
+    const shape = node.type.shape as readonly number[];
+    const cols = shape.at(-1) ?? 1;
+    const rows = shape.slice(0, -1).reduce((a, b) => a * b, 1);
     const name = alike === 1 ? words : `${words} (${alike})`;
     const tensor: TensorValue = { kind: "tensor", name, dtype: node.type.dtype, rows, cols, node };
     this.tensors.set(node, tensor);

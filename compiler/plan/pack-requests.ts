@@ -18,13 +18,14 @@ export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
   for (const k of kernels) {
     for (const tensor of kernelTensors(k))
       readShares.set(tensor.name, Math.max(readShares.get(tensor.name) ?? 0, readShare(k, tensor.node)));
-    if (!("ways" in k)) continue;
-    if ((ways.get(k.w.name) ?? k.ways) !== k.ways) {
+    if (!("w" in k)) continue;
+    const kernelWays = "ways" in k ? k.ways : 1;
+    if ((ways.get(k.w.name) ?? kernelWays) !== kernelWays) {
       throw new UnsupportedError(
         `${k.w.name} is read both as one matrix and as a gate and its up: give one of them its own tensor`,
       );
     }
-    ways.set(k.w.name, k.ways);
+    ways.set(k.w.name, kernelWays);
   }
   const requests = new Map<string, PackRequest>();
   for (const value of kernels.flatMap(kernelTensors)) {
@@ -43,7 +44,9 @@ export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
 
 /** The part of `tensor` that `kernel` reads for a step of one token: one row of a table, the active experts of a stack. */
 function readShare(kernel: KernelSpec, tensor: Node): number {
-  const shares = kernel.nodes.flatMap((node) => {
+  // A vector an expert is read where its rows are.
+  const readers = kernel.nodes.flatMap((node) => [node, ...node.operands.filter((o) => o.op === "expert_rows")]);
+  const shares = readers.flatMap((node) => {
     if (!node.operands.some((o) => o === tensor)) return [];
     const [first] = tensor.type.shape as readonly number[];
     if (node.op === "embedding") return [1 / (first as number)];

@@ -14,6 +14,8 @@ import { RandomWeights } from "../../../compiler/weights/random.ts";
 import { weightRows } from "../../../compiler/weights/rows.ts";
 import { elementsOf, type WeightDType, type WeightSource } from "../../../compiler/weights/source.ts";
 
+import { PackedWeightsReader } from "../../../compiler/weights/unpack.ts";
+import { sampleManifest } from "../../runtime/manifest-sample.ts";
 import { expressionValue, weightValues } from "../../support/weight-values.ts";
 
 const BYTES = { f32: 4, f16: 2, bf16: 2 } as const;
@@ -253,6 +255,15 @@ describe("packed weights", () => {
       const { rows, isPaddingZero } = unpack(tensor, file);
       expect(isPaddingZero, tensor.entry.name).toBe(true);
       expect(Buffer.compare(rows, await valueBytes(requests[i]![1], source)), tensor.entry.name).toBe(0);
+    }
+    const packed = await packWeights(plan, source, join(folder, "weights.bin"));
+    const weights = { file: "weights.bin", ...packed, tensors: plan.tensors.map((t) => t.entry) };
+    const reader = new PackedWeightsReader(folder, { ...sampleManifest(), weights });
+    for (const [{ name, dtype }, node] of requests) {
+      const bytes = await valueBytes(node, source);
+      const values = new Float32Array(bytes.length / BYTES[dtype]);
+      converter(dtype, "f32")(bytes, new Uint8Array(values.buffer), values.length);
+      expect(reader.read(name), name).toEqual(values);
     }
     expect(plan.tensors[0]!.entry).toMatchObject({ shape: [experts, 2 * I, K], bytes: experts * panel16Bytes("bf16", 2, I, K) });
     expect(plan.tensors[0]!.entry.sources).toEqual(["{0..4}.gate", "{0..4}.up"]);
