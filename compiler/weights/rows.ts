@@ -5,8 +5,7 @@
  * rows of one element. A segment is evenly spaced in one checkpoint tensor, so joining, cutting, transposing and reshaping are
  * arithmetic on offsets and strides, whatever the number of elements. What is not evenly spaced is declined with the reason.
  */
-import type { Node } from "../ir/ops.ts";
-import { printShape } from "../ir/tensor-type.ts";
+import type { Node, NodeOf, OpName } from "../ir/ops.ts";
 
 /** A checkpoint tensor as the model declares it. */
 export interface SourceTensor {
@@ -51,87 +50,100 @@ export const isContiguous = (s: RowSegment, k: number): boolean => s.elementStri
 
 /** The rows of an expression over checkpoint tensors. Throws `WeightRowsError` for what the packer does not fold. */
 export function weightRows(node: Node): WeightRows {
-  const shape = node.type.shape as readonly number[];
-  const k = rowLength(shape);
-  const decline = (why: string): never => {
-    throw new WeightRowsError(node, why);
-  };
-  const out = new Segments(k);
-  switch (node.op) {
-    case "weight": {
-      const source = { name: node.attrs.name, shape };
-      out.add([{ source, offset: 0, rows: product(shape) / k, rowStride: k, elementStride: 1, plus: null }]);
-      break;
-    }
-    case "concat": {
-      const { axis } = node.attrs;
-      if (axis > 0 && axis === shape.length - 1)
-        decline(`checkpoint tensors ${printShape(shape)} are joined along the last axis; only rows are joined`);
-      const parts = node.operands.map((operand) => {
-        const x = weightRows(operand);
-        return { rows: product(x.shape.slice(axis)) / k, segments: new Segments(k, x.segments) };
-      });
-      for (let outer = 0; outer < product(shape.slice(0, axis)); outer++)
-        for (const { rows, segments } of parts) out.add(segments.take(outer * rows, rows));
-      break;
-    }
-    case "slice": {
-      const { axis, start, size } = node.attrs;
-      const x = weightRows(node.operands[0]);
-      if (axis > 0 && axis === shape.length - 1) {
-        out.add(x.segments.map((s) => ({ ...s, offset: s.offset + start * s.elementStride })));
-        break;
-      }
-      const inner = product(shape.slice(axis + 1)) / (shape.length < 2 ? 1 : k);
-      const segments = new Segments(k, x.segments);
-      for (let outer = 0; outer < product(shape.slice(0, axis)); outer++)
-        out.add(segments.take((outer * (x.shape[axis] as number) + start) * inner, size * inner));
-      break;
-    }
-    case "transpose": {
-      const x = new Segments(shape.at(-2) as number, weightRows(node.operands[0]).segments);
-      for (let outer = 0; outer < product(shape.slice(0, -2)); outer++) {
-        const [matrix, ...others] = x.take(outer * k, k);
-        if (!matrix || others.length > 0) return decline("the rows of a transposed matrix lie apart in the checkpoint");
-        out.add([{ ...matrix, rows: shape.at(-2) as number, rowStride: matrix.elementStride, elementStride: matrix.rowStride }]);
-      }
-      break;
-    }
-    case "reshape": {
-      const x = weightRows(node.operands[0]);
-      const before = rowLength(x.shape);
-      for (const s of x.segments.flatMap((s) => runs(s, before))) {
-        const elements = s.rows * before;
-        if (before !== k && elements % k !== 0)
-          decline(`rows of ${k} elements are put together from parts that lie apart in the checkpoint`);
-        out.add([before === k ? s : { ...s, rows: elements / k, rowStride: k * s.elementStride }]);
-      }
-      break;
-    }
-    case "add": {
-      const [a, b] = node.operands;
-      const [x, constant] = a.op === "constant" ? [b, a] : [a, b];
-      if (constant.op !== "constant") return decline("two checkpoint tensors are added; only a constant is");
-      if (x.type.dtype !== "f32") return decline(`a constant is added to a ${x.type.dtype} weight; declare it as f32`);
-      for (const s of weightRows(x).segments) {
-        if (s.plus !== null) decline("two constants are added one after the other; add their sum");
-        out.add([{ ...s, plus: Math.fround(constant.attrs.value) }]);
-      }
-      break;
-    }
-    default:
-      decline(
-        `${node.op} of checkpoint tensors alone is not folded; weight, concat, slice, transpose, reshape and + constant are`,
-      );
+  const fold = folds[node.op] as ((node: Node) => readonly RowSegment[]) | undefined;
+  if (!fold) {
+    const known = Object.keys(folds).join(", ");
+    throw new WeightRowsError(node, `${node.op} of checkpoint tensors alone is not folded; expected one of ${known}`);
   }
-  return { shape, segments: out.list };
-
-  /** Pieces of a segment whose elements are evenly spaced from the first to the last; itself where rows keep their length. */
-  function runs(s: RowSegment, length: number): RowSegment[] {
-    if (length === k || s.rowStride === length * s.elementStride) return [s];
-    return Array.from({ length: s.rows }, (_, r) => ({ ...s, offset: s.offset + r * s.rowStride, rows: 1 }));
-  }
+  return { shape: fixedShape(node), segments: fold(node) };
 }
+
+const folds: { readonly [K in OpName]?: (node: NodeOf<K>) => readonly RowSegment[] } = {
+  weight(node) {
+    const shape = fixedShape(node);
+    const k = rowLength(shape);
+    const source = { name: node.attrs.name, shape };
+    return [{ source, offset: 0, rows: product(shape) / k, rowStride: k, elementStride: 1, plus: null }];
+  },
+  concat(node) {
+    const shape = fixedShape(node);
+    const { axis } = node.attrs;
+    if (axis > 0 && axis === shape.length - 1)
+      throw new WeightRowsError(
+        node,
+        `(${shape.join(", ")}) is joined along the last axis; only rows of the checkpoint are joined`,
+      );
+    const k = rowLength(shape);
+    const parts = node.operands.map((operand) => {
+      const x = weightRows(operand);
+      return { rows: product(x.shape.slice(axis)) / k, segments: new Segments(k, x.segments) };
+    });
+    const out = new Segments(k);
+    for (let outer = 0; outer < product(shape.slice(0, axis)); outer++)
+      for (const { rows, segments } of parts) out.add(segments.take(outer * rows, rows));
+    return out.list;
+  },
+  slice({ operands: [operand], attrs: { axis, start, size }, type }) {
+    const x = weightRows(operand);
+    const k = rowLength(type.shape as readonly number[]);
+    const out = new Segments(k);
+    if (axis > 0 && axis === x.shape.length - 1) {
+      out.add(x.segments.map((s) => ({ ...s, offset: s.offset + start * s.elementStride })));
+      return out.list;
+    }
+    const segments = new Segments(k, x.segments);
+    const whole = product(x.shape.slice(axis)) / k; // rows below one index of the axes before
+    const inner = whole / (x.shape[axis] as number);
+    for (let outer = 0; outer < product(x.shape.slice(0, axis)); outer++)
+      out.add(segments.take(outer * whole + start * inner, size * inner));
+    return out.list;
+  },
+  transpose(node) {
+    const x = weightRows(node.operands[0]);
+    const [rows, k] = x.shape.slice(-2) as [number, number];
+    const segments = new Segments(k, x.segments);
+    const out = new Segments(rows);
+    for (let outer = 0; outer < product(x.shape.slice(0, -2)); outer++) {
+      const [matrix, ...others] = segments.take(outer * rows, rows);
+      if (!matrix || others.length > 0)
+        throw new WeightRowsError(node, "the rows of a transposed matrix lie apart in the checkpoint");
+      out.add([{ ...matrix, rows: k, rowStride: matrix.elementStride, elementStride: matrix.rowStride }]);
+    }
+    return out.list;
+  },
+  reshape(node) {
+    const x = weightRows(node.operands[0]);
+    const [before, k] = [rowLength(x.shape), rowLength(fixedShape(node))];
+    if (before === k) return x.segments;
+    const out = new Segments(k);
+    for (const s of x.segments.flatMap((segment) => runs(segment, before))) {
+      const elements = s.rows * before;
+      if (elements % k !== 0)
+        throw new WeightRowsError(node, `rows of ${k} elements are put together from parts that lie apart in the checkpoint`);
+      out.add([{ ...s, rows: elements / k, rowStride: k * s.elementStride }]);
+    }
+    return out.list;
+  },
+  add(node) {
+    const [a, b] = node.operands;
+    const [x, constant] = a.op === "constant" ? [b, a] : [a, b];
+    if (constant.op !== "constant") throw new WeightRowsError(node, "two checkpoint tensors are added; only a constant is");
+    if (x.type.dtype !== "f32")
+      throw new WeightRowsError(node, `a constant is added to a ${x.type.dtype} weight; declare it as f32`);
+    return weightRows(x).segments.map((s) => {
+      if (s.plus !== null) throw new WeightRowsError(node, "two constants are added one after the other; add their sum");
+      return { ...s, plus: Math.fround(constant.attrs.value) };
+    });
+  },
+};
+
+/** Parts of a segment of rows of `k` elements that are evenly spaced from the first element to the last. */
+function runs(s: RowSegment, k: number): RowSegment[] {
+  if (s.rowStride === k * s.elementStride) return [s];
+  return Array.from({ length: s.rows }, (_, r) => ({ ...s, offset: s.offset + r * s.rowStride, rows: 1 }));
+}
+
+const fixedShape = (node: Node) => node.type.shape as readonly number[];
 
 /** Segments of rows of `k` elements, in order. */
 export class Segments {

@@ -178,7 +178,11 @@ describe("rows of an expression over checkpoint tensors", () => {
   });
 
   it.each<[string, Node, RegExp]>([
-    ["joined columns", g.concat([weight("a", 4, 2), weight("b", 4, 3)], 1), /joined along the last axis; only rows are joined/],
+    [
+      "joined columns",
+      g.concat([weight("a", 4, 2), weight("b", 4, 3)], 1),
+      /\(4, 5\) is joined along the last axis; only rows of the checkpoint are joined/,
+    ],
     ["a transposed join", g.transpose(g.concat([weight("a", 4, 2), weight("b", 4, 2)], 0)), /lie apart in the checkpoint/],
     ["rows made of distant rows", g.reshape(g.slice(weight("a", 4, 6), 1, 0, 3), [2, 6]), /rows of 6 elements are put together/],
     ["a product", g.mul(weight("a", 4), g.constant(2)), /mul of checkpoint tensors alone is not folded/],
