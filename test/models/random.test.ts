@@ -7,6 +7,7 @@ import { runPasses } from "../../compiler/passes/pass.ts";
 import { passesFor } from "../../compiler/pipeline.ts";
 import { findArchitecture } from "../../models/registry.ts";
 import { expectClose } from "../support/closeness.ts";
+import { arraySource, batchStep, exported, openOnnx, outputOf } from "../support/onnx.ts";
 import { RANDOM_FAMILIES } from "../support/random-config.ts";
 import { type RandomModel, randomModel } from "../support/random-model.ts";
 import { seededRandom } from "../support/seeded-random.ts";
@@ -40,5 +41,17 @@ describe.each(RANDOM_FAMILIES)("any %s model", (family) => {
     const interpreter = new Interpreter(graph, model.weights, 4);
     const each = ids.map((id, t) => Array.from(interpreter.step(oneSequenceStep([id], t, 16, "last", ids.length)).logits));
     expectClose(each.flat(), logits, 1e-5, what);
+  });
+
+  it.each(seeds)("gives the same as ONNX, for several sequences at once: seed %i", async (seed) => {
+    const model = randomModel(seed, [family]);
+    const random = seededRandom(seed ^ 0x0e1);
+    const graph = graphOf(model);
+    const vocab = graph.logits.type.shape[1] as number;
+    const length = 1 + random.below(30);
+    const batch = [0, 1].map(() => Array.from({ length }, () => random.below(vocab)));
+    const session = await openOnnx((await exported(graph, `${family}-${seed}`, arraySource(graph, model.weights))).file);
+    const { logits } = new Interpreter(graph, model.weights, 4).step(batchStep(batch, 16));
+    expectClose(await outputOf(session, batch), logits, 1e-4, JSON.stringify(model.config));
   });
 });
