@@ -44,9 +44,10 @@ export async function writeOnnx(file: string, model: OnnxModel, options: OnnxFil
   if (weights) checkSources(model.plan, weights.source, weights.name);
   const data = `${file}.data`;
   const inside = framed(model);
-  const embeds = weights !== null && inside.bytes <= embedBytes;
-  const frame = embeds ? inside : referring(model, basename(data));
-  const dataBytes = weights && !embeds ? model.plan.bytes : 0;
+  const fits = inside.bytes <= embedBytes;
+  const [embedded, apart] = fits ? [weights?.source, undefined] : [undefined, weights?.source];
+  const frame = embedded ? inside : referring(model, basename(data));
+  const bytes = frame.bytes + (apart ? model.plan.bytes : 0);
   const partial = { file: `${file}.partial`, data: `${data}.partial` };
   const onExit = () => {
     for (const path of [partial.file, partial.data, `${partial.data}.partial`]) if (existsSync(path)) rmSync(path);
@@ -54,12 +55,12 @@ export async function writeOnnx(file: string, model: OnnxModel, options: OnnxFil
   process.once("exit", onExit); // an interrupt ends the process at once
   try {
     await mkdir(dirname(file), { recursive: true });
-    await ensureSpace(file, frame.bytes + dataBytes, "--onnx");
-    if (weights && !embeds) await packWeights(model.plan, weights.source, partial.data, onProgress);
-    await writeFrame(partial.file, frame, embeds ? (sink) => streamWeights(model.plan, weights.source, sink, onProgress) : null);
-    if (weights && !embeds) await rename(partial.data, data);
+    await ensureSpace(file, bytes, "--onnx");
+    if (apart) await packWeights(model.plan, apart, partial.data, onProgress);
+    await writeFrame(partial.file, frame, embedded ? (sink) => streamWeights(model.plan, embedded, sink, onProgress) : null);
+    if (apart) await rename(partial.data, data);
     await rename(partial.file, file);
-    return { file, data: weights && !embeds ? data : null, bytes: frame.bytes + dataBytes };
+    return { file, data: apart ? data : null, bytes };
   } catch (error) {
     onExit();
     throw writeError(error, file, { what: "file", flag: "--onnx" });
