@@ -64,7 +64,8 @@ export function mixtureOfExperts(g: Graph, x: Node, options: ExpertsOptions, nam
 /** Which experts each token goes to, i32(T, k), and what each of them counts, (T, k). */
 function route(g: Graph, x: Node, options: ExpertsOptions, naming: Naming): { ids: Node; weights: Node } {
   const { router, numExperts, numExpertsPerToken: k } = options;
-  const logits = linear(g, x, router.name, numExperts, naming, { bias: router.bias }); // (T, E)
+  // In f32 whatever the model computes in: a rounding that sends a token to another expert costs more than these few weights.
+  const logits = linear(g, x, router.name, numExperts, { ...naming, dtype: "f32" }, { bias: router.bias }); // (T, E)
   return g.scope(router.name, () => {
     if (router.scores === "softmax_of_chosen") {
       const ids = g.topK(logits, k);

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Graph } from "../../compiler/ir/graph.ts";
 import { Interpreter } from "../../compiler/ir/interpret.ts";
+import type { Node } from "../../compiler/ir/ops.ts";
 import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { runPasses } from "../../compiler/passes/pass.ts";
 import { passesFor } from "../../compiler/pipeline.ts";
@@ -9,6 +10,15 @@ import { FAMILIES, goldenFacts, goldenFolder, goldenGraph, goldenLimits, hasGold
 import { readTensors, weightSource } from "../support/safetensors-lite.ts";
 
 const passes = (linearInput: "f32" | "bf16") => passesFor({ linearInput: (w) => (w === "bf16" ? linearInput : "f32") });
+
+/** Dense and expert layers, and linears of their shared experts, where they are not two dense ones. */
+const LAYERS: Partial<Record<(typeof FAMILIES)[number], { dense: number; experts: number; shared: number }>> = {
+  gemma3: { dense: 3, experts: 0, shared: 0 },
+  "qwen2-moe": { dense: 1, experts: 1, shared: 3 },
+  "qwen3-moe": { dense: 0, experts: 2, shared: 0 },
+  "glm4-moe": { dense: 1, experts: 2, shared: 4 },
+  "gpt-oss": { dense: 0, experts: 2, shared: 0 },
+};
 
 describe.skipIf(!hasGolden).each(FAMILIES)("%s after all passes", (family) => {
   const weights = weightSource(goldenFolder(family));
@@ -24,7 +34,11 @@ describe.skipIf(!hasGolden).each(FAMILIES)("%s after all passes", (family) => {
   it("has the reference's logits in f32, and one linear for q, k, v and one for gate and up", () => {
     const { graph } = runPasses(goldenGraph(family), passes("f32"));
     for (const error of logitErrors(graph)) expect(error).toBeLessThan(1e-5);
-    expect(graph.liveNodes().filter((n) => n.op === "linear")).toHaveLength(2 * 4 + 1);
+    const count = (op: Node["op"]) => graph.liveNodes().filter((n) => n.op === op).length;
+    const { dense, experts, shared } = LAYERS[family] ?? { dense: 2, experts: 0, shared: 0 };
+    // q-k-v and output; gate-up and down of a dense layer and of a shared expert; a router, and a gate of qwen2-moe's shared expert.
+    expect(count("linear")).toBe(4 * dense + 3 * experts + shared + 1);
+    expect(count("grouped_linear")).toBe(2 * experts);
   });
 
   it("strays from them in bf16 no further than twice what the reference does", () => {
