@@ -13,6 +13,14 @@ import { scheduleKernel } from "../../../compiler/schedule/cpu.ts";
 import { type Compiler, findCompiler } from "../../../compiler/toolchain/compiler.ts";
 import { compileFlags } from "../../../compiler/toolchain/flags.ts";
 import {
+  type ExpertLayer,
+  expertSumSpec,
+  groupedLinearSpec,
+  routeSpec,
+  sigmoidSteps,
+  sortSlotsSpec,
+} from "../../support/expert-specs.ts";
+import {
   acc,
   add,
   attentionSpec,
@@ -27,6 +35,15 @@ import {
 } from "../../support/kernel-specs.ts";
 
 const common = { nodes: [], epilogue: acc, operands: [] };
+/** The experts of Qwen3-30B-A3B. */
+const experts = (isa: Isa): ExpertLayer => ({
+  experts: 128,
+  perToken: 8,
+  hidden: 2048,
+  inner: 768,
+  weights: "bf16",
+  x: x(isa),
+});
 const x = (isa: Isa) => linearInputDtype(isa, "bf16");
 
 /** A small model's kernels, spread over the instruction sets. */
@@ -85,6 +102,12 @@ const kernels: readonly [Isa, KernelSpec][] = [
       name: "paged_attention_bf16_64x8x64_window128_sinks",
     },
   ],
+  ["avx512", { ...routeSpec(sigmoidSteps()), name: "route_5of24__group_limit_top_k_renormalize" }],
+  ["generic", { ...sortSlotsSpec(experts("generic")), name: "sort_slots_8of128" }],
+  ["avx512-bf16", { ...groupedLinearSpec(experts("avx512-bf16")), name: "grouped_linear_bf16_128x768x2048__silu_mul" }],
+  ["avx512-amx", { ...groupedLinearSpec(experts("avx512-amx")), name: "grouped_linear_bf16_128x768x2048__silu_mul" }],
+  ["avx2", { ...expertSumSpec(experts("avx2"), { bias: true, residual: true }), name: "expert_sum_bf16_128x2048x768_bias__add" }],
+  ["avx512-amx", { ...expertSumSpec(experts("avx512-amx"), { residual: true }), name: "expert_sum_bf16_128x2048x768__add" }],
   [
     "generic",
     {

@@ -41,40 +41,47 @@ INGOT_INLINE void write(const Slots& slots, int64_t row, int64_t col, f32x16 acc
   store(slots.out + rows_at<1024>(row, col), operand0 + acc);
 }
 
+// Rows of x, one after the other.
+struct Rows {
+  const input* first;
+  const input* operator[](int64_t row) const { return first + row * kK; }
+  Rows from(int64_t row) const { return {first + row * kK}; }
+};
+
 constexpr int panels_for(int rows) { return kAccumulators >= 4 * rows ? 4 : kAccumulators >= 2 * rows ? 2 : 1; }
 
 template <bool kOdd, int R, int P>
-INGOT_INLINE void accumulate_k(const input* x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
+INGOT_INLINE void accumulate_k(Rows x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
   f32x16 w[P];
   INGOT_UNROLL for (int p = 0; p < P; ++p) { w[p] = panel_row<kOdd>(panels[p], k); }
   INGOT_UNROLL for (int r = 0; r < R; ++r) {
-    const f32x16 xk = splat(x[r * kK + k]);
+    const f32x16 xk = splat(x[r][k]);
     INGOT_UNROLL for (int p = 0; p < P; ++p) { acc[r][p] = fma(xk, w[p], acc[r][p]); }
   }
 }
 
 // acc[r][p] += x[r, k] · panels[p][k] + x[r, k + 1] · panels[p][k + 1], k even; without kWhole there is no k + 1.
 template <bool kWhole, int R, int P>
-INGOT_INLINE void accumulate_pair(const input* x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
+INGOT_INLINE void accumulate_pair(Rows x, const weight* const* panels, int64_t k, f32x16 (&acc)[R][P]) {
   accumulate_k<false>(x, panels, k, acc);
   if (kWhole) accumulate_k<true>(x, panels, k + 1, acc);
 }
 
-// c[r][p] += Σ_k x[r, k] · panels[p][k] over k0 ≤ k < k1, k0 even.
+// c[r][p] += Σ_k x[r, k] · panels[p][k] over k0 ≤ k < k1, k0 even. The panels walked next lie `next` elements further.
 template <int R, int P>
-void accumulate(const input* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
+void accumulate(Rows x, const weight* const* panels, int64_t next, int64_t k0, int64_t k1, float* c) {
   f32x16 acc[R][P];
   INGOT_UNROLL for (int r = 0; r < R; ++r) {
     INGOT_UNROLL for (int p = 0; p < P; ++p) { acc[r][p] = k0 == 0 ? zero() : load(c + (r * kPanels + p) * 16); }
   }
   const weight* stream[P];
   INGOT_UNROLL for (int p = 0; p < P; ++p) { stream[p] = panels[p]; }
-  // Near its end a stream requests the panel it will walk next, P panels further.
+  // Near its end a stream requests the panel it will walk next.
   constexpr int64_t kTurn = (kK - kAhead) / 2 * 2;
-  int64_t ahead = kAhead * 16 + (k0 > kTurn ? (P - 1) * kPanelSize : 0);
+  int64_t ahead = kAhead * 16 + (k0 > kTurn ? next - kPanelSize : 0);
   int64_t k = k0;
   for (; k + 2 <= k1; k += 2) {
-    if (k == kTurn) ahead += (P - 1) * kPanelSize;
+    if (k == kTurn) ahead += next - kPanelSize;
     INGOT_UNROLL for (int p = 0; p < P; ++p) {
       prefetch(stream[p] + k * 16 + ahead);
       if (sizeof(weight) == 4) prefetch(stream[p] + k * 16 + ahead + 16);
@@ -87,21 +94,24 @@ void accumulate(const input* x, const weight* const* panels, int64_t k0, int64_t
   }
 }
 
-// The same for up to R rows and all panels.
+// The same for up to R rows and all panels; after them, those from panels[0] + next on.
 template <int R>
-void accumulate_rows(int64_t rows, const input* x, const weight* const* panels, int64_t k0, int64_t k1, float* c) {
+void accumulate_rows(int64_t rows, Rows x, const weight* const* panels, int64_t next, int64_t k0, int64_t k1, float* c) {
   if constexpr (R > 1) {
-    if (rows < R) return accumulate_rows<R - 1>(rows, x, panels, k0, k1, c);
+    if (rows < R) return accumulate_rows<R - 1>(rows, x, panels, next, k0, k1, c);
   }
   constexpr int P = panels_for(R);
-  for (int64_t p = 0; p < kPanels; p += P) accumulate<R, P>(x, panels + p, k0, k1, c + p * 16);
+  for (int64_t p = 0; p < kPanels; p += P) {
+    const int64_t after = p + P < kPanels ? P * kPanelSize : next - p * kPanelSize;
+    accumulate<R, P>(x, panels + p, after, k0, k1, c + p * 16);
+  }
 }
 
 }  // namespace
 
 INGOT_KERNEL void linear_bf16_1024x3072__add(const IngotLaunch* launch, int64_t begin, int64_t end) {
   const Slots slots(launch);
-  const input* x = (const input*)launch->args[0];
+  const Rows x{(const input*)launch->args[0]};
   const weight* w = (const weight*)launch->args[1];
   float* c = (float*)launch->scratch;  // [kRowsPerPass][kPanels][16]
   const int64_t rows = launch->dims[kTokens];
@@ -114,7 +124,7 @@ INGOT_KERNEL void linear_bf16_1024x3072__add(const IngotLaunch* launch, int64_t 
       const int64_t block_k = pass <= kRows ? kK : kBlockK;
       for (int64_t k0 = 0; k0 < kK; k0 += block_k) {
         for (int64_t row = 0; row < pass; row += kRows) {
-          accumulate_rows<kRows>(pass - row, x + (row0 + row) * kK, panels, k0, min_of(k0 + block_k, kK),
+          accumulate_rows<kRows>(pass - row, x.from(row0 + row), panels, kPanels * kPanelSize, k0, min_of(k0 + block_k, kK),
                                  c + row * kPanels * 16);
         }
       }
