@@ -1,7 +1,7 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { describe, expect, it } from "vitest";
-import { commandLine, pebble } from "../support/ingot-command.ts";
+import { commandLine, pebble, root } from "../support/ingot-command.ts";
 import { changedModel } from "../support/model-folder.ts";
 import { ownArchitecture } from "../support/own-architecture.ts";
 
@@ -76,7 +76,7 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
   ],
   [
     "facts that are missing",
-    [["return { ...facts, rope", "return { ...(({ numKvHeads, vocabSize, ...rest }) => rest)(facts) as typeof facts, rope"]],
+    [["return { ...facts, layers", "return { ...(({ numKvHeads, vocabSize, ...rest }) => rest)(facts) as typeof facts, layers"]],
     (line) => [
       "Qwen3ForCausalLM (",
       `/own.ts:${line(DEFINED)}): readConfig gave numKvHeads: expected a whole number from 1 to 4096, found nothing`,
@@ -131,7 +131,7 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
     "a weight of another shape",
     [
       ["shape: [vocabSize, hiddenSize]", "shape: [vocabSize + 16, hiddenSize]"],
-      ["return { ...facts, rope", "return { ...facts, vocabSize: 4112, rope"],
+      ["return { ...facts, layers", "return { ...facts, vocabSize: 4112, layers"],
       ["const { hiddenSize, vocabSize,", "const vocabSize = 4096;\n    const { hiddenSize,"],
     ],
     (line) => [
@@ -232,7 +232,21 @@ describe("ingot --arch", () => {
     expect(none.code).toBe(2);
   });
 
-  it("takes a file in several parts, one of several architectures, and a project's own zod", async () => {
+  it("takes the zod of the file's own project", async () => {
+    const folder = join(scratch, "project");
+    const file = ownArchitecture(folder, ["const fields =", "console.error('zod', z.core.version.patch);\nconst fields ="]);
+    const ingots = await compile(file, "--no-build", "-o", join(folder, "engine"), ...small);
+    expect(ingots.stderr).not.toContain("zod 999");
+    const own = join(folder, "node_modules", "zod");
+    cpSync(join(root, "node_modules", "zod"), own, { recursive: true });
+    const versions = join(own, "v4", "core", "versions.js");
+    writeFileSync(versions, readFileSync(versions, "utf8").replace(/patch: .*,/, "patch: 999,"));
+    const { code, stderr } = await compile(file, "--no-build", "-o", join(folder, "engine"), ...small);
+    expect(stderr).toContain("zod 999");
+    expect(code).toBe(0);
+  });
+
+  it("takes a file in several parts, and the one of its architectures that config.json names", async () => {
     const folder = join(scratch, "parts");
     const file = ownArchitecture(folder, [
       "export const own",
