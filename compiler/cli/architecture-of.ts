@@ -3,10 +3,14 @@
  * engine's provenance.
  */
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { ARCHITECTURES, architectureNames, findArchitecture } from "../../models/registry.ts";
+import type { Manifest } from "../../runtime/manifest.ts";
 import type { Architecture } from "../architecture.ts";
 import { CompileError } from "../errors.ts";
 import { buildGraph, type GenerateRequest } from "../pipeline.ts";
+import { readJson } from "./model-source.ts";
 
 /** The architecture that `configJson` names: of `file` where one is given, else a known one. Throws `CompileError`. */
 export async function architectureOf(configJson: unknown, file: string | undefined): Promise<Architecture> {
@@ -20,6 +24,27 @@ export async function architectureOf(configJson: unknown, file: string | undefin
     `config.json names ${names.join(", ") || "no architecture"}, but ${file} describes ${own.map((a) => a.name).join(", ")}: ` +
       "give defineArchitecture the name that config.json has, or leave --arch out",
   );
+}
+
+/**
+ * The architecture an engine was compiled with: of `file` where one is given. Throws `CompileError` when the engine's config.json is
+ * missing or of an unknown architecture, and where it was the author's own and no file is given.
+ */
+export async function architectureOfEngine(folder: string, manifest: Manifest, file: string | undefined): Promise<Architecture> {
+  if (file === undefined && manifest.provenance.options.architecture !== undefined) {
+    throw new CompileError(
+      `${folder} was compiled with an architecture of its author's own (${manifest.model.architecture}): ` +
+        "give its file with --arch FILE (verify also takes recorded activations: --golden DIR)",
+    );
+  }
+  return architectureOf(configOfEngine(folder), file);
+}
+
+/** The config.json that an engine was compiled from. Throws `CompileError` when there is none. */
+export function configOfEngine(folder: string): unknown {
+  const file = join(folder, "config.json");
+  if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again`);
+  return readJson(file);
 }
 
 /**

@@ -2,14 +2,11 @@
  * The interpreter as a reference for an engine: its graph is built again from the engine's own config.json, and its weights are
  * read back from weights.bin, so that an engine can be verified wherever it is.
  */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { kvKind } from "../../runtime/batch.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { type Architecture, computeDType } from "../architecture.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
-import { CompileError } from "../errors.ts";
 import { type Interpretation, Interpreter } from "../ir/interpret.ts";
 import { oneSequenceStep } from "../ir/step.ts";
 import type { DType } from "../ir/tensor-type.ts";
@@ -17,7 +14,7 @@ import { kernelTensors } from "../kernels/operands.ts";
 import { buildGraph, lower } from "../pipeline.ts";
 import { kernelTarget } from "../plan/kernel-target.ts";
 import { PackedWeightsReader } from "../weights/unpack.ts";
-import { architectureOf, architectureOption } from "./architecture-of.ts";
+import { architectureOption, configOfEngine } from "./architecture-of.ts";
 import type { ReferencePrompt } from "./golden.ts";
 
 /** Largest ‖Δ‖/‖ref‖ where nothing is rounded below f32. Seen, in models of 2, 6 and 28 layers: up to 3e-6. */
@@ -39,26 +36,6 @@ export function interpreterTolerance({ target, model, kvCache }: Manifest): numb
   const ofCache = ((UNIT[kvCache.dtype] ?? 0) * numLayers) / 6;
   const ofInputs = (UNIT[input] ?? 0) * 2 * Math.sqrt(numLayers);
   return Math.max(F32_TOLERANCE, ofCache, ofInputs);
-}
-
-/**
- * The architecture an engine was compiled with: of `file` where one is given. Throws `CompileError` when the engine's config.json is
- * missing or of an unknown architecture, and where it was the user's own and no file is given.
- */
-export async function architectureOfEngine(folder: string, manifest: Manifest, file: string | undefined): Promise<Architecture> {
-  if (file === undefined && manifest.provenance.options.architecture !== undefined) {
-    throw new CompileError(
-      `${folder} was compiled with an architecture of its author's own (${manifest.model.architecture}): ` +
-        "give its file with --arch FILE, or recorded activations with --golden DIR",
-    );
-  }
-  return architectureOf(configOf(folder), file);
-}
-
-function configOf(folder: string): unknown {
-  const file = join(folder, "config.json");
-  if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again, or give --golden`);
-  return JSON.parse(readFileSync(file, "utf8"));
 }
 
 /** Tokens interpreted at a time. */
@@ -117,7 +94,7 @@ export async function interpreterReference(
 function interpretable(folder: string, manifest: Manifest, architecture: Architecture) {
   const { limits, provenance } = manifest;
   const { dtype, eosTokenIds } = manifest.model;
-  const config = { ...architecture.readConfig(configOf(folder)), dtype, eosTokenIds };
+  const config = { ...architecture.readConfig(configOfEngine(folder)), dtype, eosTokenIds };
   const request = { architecture, config, limits, kvCacheDtype: manifest.kvCache.dtype as DType };
   const isSame = architectureOption(request).architecture === provenance.options.architecture;
   const model = buildGraph({ ...request, limits: { ...limits, maxNumBatchedTokens: limits.maxNumSeqs } });

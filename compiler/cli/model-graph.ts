@@ -1,18 +1,15 @@
 /**
  * The graph of a model or of an engine, as the architecture builds it.
  */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "../architecture.ts";
-import { CompileError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import { buildGraph } from "../pipeline.ts";
-import { architectureOf } from "./architecture-of.ts";
+import { architectureOfEngine, configOfEngine } from "./architecture-of.ts";
 import { describeModel } from "./compile-model.ts";
 import { UsageError } from "./exit.ts";
-import { modelSource, readJson } from "./model-source.ts";
+import { modelSource } from "./model-source.ts";
 import { defaultCompileFlags } from "./options.ts";
 
 /** The graph of a model folder or a preset; `arch` is a file with its architecture. Throws `CompileError`, `UsageError`. */
@@ -31,12 +28,9 @@ export function graphOf(architecture: Architecture, config: ModelConfig, kvCache
   return buildGraph({ architecture, config, limits, kvCacheDtype });
 }
 
-/** The graph that an engine was compiled from. Throws `CompileError` when its config.json is missing or of an unknown architecture. */
+/** The graph that an engine was compiled from. Throws as `architectureOfEngine` does. */
 export async function engineGraph(folder: string, manifest: Manifest, arch: string | undefined): Promise<Graph> {
-  const file = join(folder, "config.json");
-  if (!existsSync(file)) throw new CompileError(`${folder} carries no config.json: compile the model again`);
-  const json = readJson(file);
-  const architecture = await architectureOf(json, arch);
-  const config = { ...architecture.readConfig(json), dtype: manifest.model.dtype };
+  const architecture = await architectureOfEngine(folder, manifest, arch);
+  const config = { ...architecture.readConfig(configOfEngine(folder)), dtype: manifest.model.dtype };
   return buildGraph({ architecture, config, limits: manifest.limits, kvCacheDtype: manifest.kvCache.dtype as DType });
 }

@@ -206,9 +206,11 @@ describe("ingot --arch", () => {
     const flags = ["--tokens", "17", "--json"];
     const refused = await run(["verify", engine, ...flags]);
     expect(refused.stderr).toContain(
-      "was compiled with an architecture of its author's own (Qwen3ForCausalLM): give its file with --arch FILE, or recorded activations with --golden DIR",
+      "was compiled with an architecture of its author's own (Qwen3ForCausalLM): give its file with --arch FILE (verify also takes recorded activations: --golden DIR)",
     );
     expect(refused.code).toBe(1);
+    expect((await run(["show", engine, "--graph"])).stderr).toContain("give its file with --arch FILE");
+    expect((await run(["show", engine, "--graph", "--arch", file])).stdout).toMatch(/ = linear .*\(verifies\/own\.ts:\d+\)/);
     const verified = await run(["verify", engine, "--arch", file, ...flags]);
     expect(JSON.parse(verified.stdout)).toMatchObject({ ok: true, reference: "interpreter" });
     expect(verified.stderr).not.toContain("is not as it was");

@@ -4,7 +4,8 @@
  */
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
-import { architectureOfEngine, interpreterReference, interpreterTolerance } from "../../compiler/cli/interpreter-reference.ts";
+import { architectureOfEngine } from "../../compiler/cli/architecture-of.ts";
+import { interpreterReference, interpreterTolerance } from "../../compiler/cli/interpreter-reference.ts";
 import { loadForVerification, readManifest } from "../../compiler/cli/load.ts";
 import { verifyAgainst } from "../../compiler/cli/verification.ts";
 import { LLM, type LLMOptions } from "../../runtime/llm.ts";

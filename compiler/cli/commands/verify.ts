@@ -3,9 +3,10 @@
  */
 import { Command } from "commander";
 import { formatTable } from "../../../runtime/bench/text-table.ts";
+import { architectureOfEngine } from "../architecture-of.ts";
 import { engineOf } from "../engine-of.ts";
 import { hasGolden, readGolden } from "../golden.ts";
-import { architectureOfEngine, interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
+import { interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
 import { loadForVerification, readManifest } from "../load.ts";
 import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
