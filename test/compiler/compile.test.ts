@@ -223,13 +223,14 @@ describe("a model that no engine can hold", () => {
       readConfig: (config) => qwen2.readConfig(config),
       build(_, g) {
         const w = (name: string, ...shape: number[]) => g.weight(name, { dtype: "f32", shape });
-        let x: Node = g.embedding(g.input("token_ids"), w("embed", 100, 48));
+        let x: Node = g.tap("hidden.0", g.embedding(g.input("token_ids"), w("embed", 100, 48)));
         caches.forEach(([layer, kvHeads], i) => {
           const heads = (name: string, n: number) => g.reshape(g.linear(x, w(`${i}.${name}`, n * 16, 48)), [g.T, n, 16]);
           const kv = g.storeKv(g.kvCache(layer, "f32", kvHeads, 16), heads("k", kvHeads), heads("v", kvHeads));
           x = g.plus(x, g.linear(g.reshape(g.pagedAttention(heads("q", 4), kv, 1, null), [g.T, 64]), w(`${i}.o`, 48, 64)));
+          if (i < 2) g.tap(`hidden.${i + 1}`, x);
         });
-        const last = g.rmsNorm(g.gatherRows(x, g.input("sample_rows")), w("norm", 48), 1e-6);
+        const last = g.tap("hidden.3", g.rmsNorm(g.gatherRows(x, g.input("sample_rows")), w("norm", 48), 1e-6));
         g.setLogits(g.scope("lm_head", () => g.linear(last, w("head", vocab, 48))));
       },
     });
