@@ -80,8 +80,8 @@ describe.each(runners())("row kernels on $name", (runner) => {
   });
 
   it("takes mean and bias of layers into account, on whole and on sampled rows", () => {
-    for (const cols of fullSweep ? [1, 16, 44, 64, 100, 1024] : [44, 128]) {
-      for (const gathers of [false, true]) {
+    for (const cols of fullSweep ? [1, 16, 44, 64, 100, 1024] : [44]) {
+      for (const gathers of fullSweep ? [false, true] : [true]) {
         const random = randomSource(seed);
         const spec = {
           ...layerNormSpec({ cols, gathers, vectors: cols === 44 ? "bf16" : "f32" }),
@@ -103,23 +103,20 @@ describe.each(runners())("row kernels on $name", (runner) => {
   });
 
   it("takes rows and columns out of a buffer, whatever its layout", () => {
-    for (const x of ["f32", "bf16"] as const) {
-      for (const [from, col, cols] of [
-        [72, 0, 72],
-        [72, 16, 32],
-        [72, 5, 67],
-        [33, 32, 1],
-        [80, 48, 16],
-      ] as const) {
-        for (const gathers of [false, true]) {
-          const spec: KernelSpec = {
-            ...gatherSpec({ from, col, cols, gathers, x }),
-            operands: [buffer("a", cols, "f32", gathers ? "S" : "T")],
-            epilogue: mul(operand(0), acc),
-          };
-          expect(errors(spec, runner, [1, 3, 37]), `${x} ${from} ${col} ${cols}`).toEqual([0, 0, 0]);
-        }
-      }
+    const all = [
+      { from: 72, cols: 72, gathers: true, x: "bf16" },
+      { from: 72, col: 5, cols: 67, gathers: false, x: "bf16" },
+      { from: 72, col: 5, cols: 67, gathers: false, x: "f32" },
+      { from: 33, col: 32, cols: 1, gathers: true, x: "bf16" },
+      { from: 80, col: 48, cols: 16, gathers: true, x: "f32" },
+    ] as const;
+    for (const shape of fullSweep ? all : all.slice(0, 2)) {
+      const spec: KernelSpec = {
+        ...gatherSpec(shape),
+        operands: [buffer("a", shape.cols, "f32", shape.gathers ? "S" : "T")],
+        epilogue: mul(operand(0), acc),
+      };
+      expect(errors(spec, runner, [1, 3, 37]), JSON.stringify(shape)).toEqual([0, 0, 0]);
     }
   });
 
