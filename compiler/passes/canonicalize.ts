@@ -9,15 +9,17 @@ import type { Pass } from "./pass.ts";
 const isConstantFirst = ({ op: name, operands: [first, second] }: Node): boolean =>
   COMMUTATIVE.has(name) && first?.op === "constant" && second?.op !== "constant";
 
+/** c ∘ x = x ∘ c */
+const constantLast = (says: string, name: "add" | "mul" | "min" | "max"): Rule =>
+  rule(says, op(name, [any("x"), a("constant", "c")]), ({ x, c }, g, node) =>
+    isConstantFirst(node) ? g.add(name, [x, c], {}) : undefined,
+  );
+
 export const canonicalizeRules: readonly Rule[] = [
-  // c + x = x + c
-  rule("a constant is added from the right", op("add", [any("x"), a("constant", "c")]), ({ x, c }, g, node) =>
-    isConstantFirst(node) ? g.plus(x, c) : undefined,
-  ),
-  // c · x = x · c
-  rule("a constant multiplies from the right", op("mul", [any("x"), a("constant", "c")]), ({ x, c }, g, node) =>
-    isConstantFirst(node) ? g.mul(x, c) : undefined,
-  ),
+  constantLast("a constant is added from the right", "add"),
+  constantLast("a constant multiplies from the right", "mul"),
+  constantLast("an upper bound stands on the right", "min"),
+  constantLast("a lower bound stands on the right", "max"),
   // reshape(reshape(x)) = reshape(x)
   rule("a reshape of a reshape is one reshape", op("reshape", [op("reshape", [any("x")])], "outer"), ({ x, outer }, g) =>
     g.reshape(x, outer.attrs.shape),
@@ -48,7 +50,7 @@ export const canonicalize: Pass = {
   rules: canonicalizeRules,
   ensures: [
     {
-      says: "a constant is the second operand of a sum or product",
+      says: "a constant is the second operand of what is commutative",
       counterexample: (graph) => graph.liveNodes().find(isConstantFirst),
     },
   ],

@@ -4,11 +4,19 @@
  * Expressions over weights alone stay in the graph: the packer evaluates them when it writes weights.bin.
  */
 import { sameShape } from "../ir/infer.ts";
+import { scalarMeaning } from "../ir/meaning.ts";
 import { a, any, op } from "../rewrite/pattern.ts";
 import { type Rule, rule } from "../rewrite/rewrite.ts";
 import type { Pass } from "./pass.ts";
 
-const silu = (x: number): number => x / (1 + Math.exp(-x));
+/** What becomes of constants, by op. */
+const unary = ["sigmoid", "silu", "gelu_tanh", "tanh"] as const;
+const binary = {
+  add: ["a sum", (p: number, q: number) => p + q],
+  mul: ["a product", (p: number, q: number) => p * q],
+  min: ["a minimum", Math.min],
+  max: ["a maximum", Math.max],
+} as const;
 
 export const foldRules: readonly Rule[] = [
   // reshape(x) = x
@@ -53,14 +61,16 @@ export const foldRules: readonly Rule[] = [
   rule("adding zero is dropped", op("add", [any("x"), a("constant", "zero")]), ({ x, zero }) =>
     zero.attrs.value === 0 && x.type.dtype === "f32" ? x : undefined,
   ),
-  rule("a sum of constants is a constant", op("add", [a("constant", "p"), a("constant", "q")]), ({ p, q }, g) =>
-    g.constant(Math.fround(Math.fround(p.attrs.value) + Math.fround(q.attrs.value))),
-  ),
-  rule("a product of constants is a constant", op("mul", [a("constant", "p"), a("constant", "q")]), ({ p, q }, g) =>
-    g.constant(Math.fround(Math.fround(p.attrs.value) * Math.fround(q.attrs.value))),
-  ),
-  rule("silu of a constant is a constant", op("silu", [a("constant", "c")]), ({ c }, g) =>
-    g.constant(Math.fround(silu(Math.fround(c.attrs.value)))),
+  ...(["add", "mul", "min", "max"] as const).map((name) => {
+    const [what, f] = binary[name];
+    return rule(`${what} of constants is a constant`, op(name, [a("constant", "p"), a("constant", "q")]), ({ p, q }, g) =>
+      g.constant(Math.fround(f(Math.fround(p.attrs.value), Math.fround(q.attrs.value)))),
+    );
+  }),
+  ...unary.map((name) =>
+    rule(`${name} of a constant is a constant`, op(name, [a("constant", "c")]), ({ c }, g) =>
+      g.constant(Math.fround(scalarMeaning[name](Math.fround(c.attrs.value)))),
+    ),
   ),
 ];
 

@@ -103,15 +103,14 @@ function findGroups(graph: Graph): Group[] {
           pair.map((linear) => ({ linear, root: linear, bias: null })),
         );
     }
-    // q, k and v of one attention, biases with them when each has its own, all of one dtype.
+    // q, k and v of one attention, biases with them. Where only some are biased, slices would have to be added to and stored again.
     if (node.op === "paged_attention" && node.operands[1].op === "store_kv") {
       const [, k, v] = node.operands[1].operands;
       const found = [node.operands[0], k, v].map((root) => projection(beforeHeads(root)));
       const members = found.filter((m) => m !== null);
       if (members.length !== 3 || new Set(members.map((m) => m.linear)).size !== 3) continue;
-      const biasDtypes = new Set(members.map((m) => m.bias?.type.dtype ?? null));
-      const allBiased = biasDtypes.size === 1 && !biasDtypes.has(null) && members.every((m) => isPrivate(m.linear));
-      add("q, k and v are one linear", allBiased ? members : members.map(({ linear }) => ({ linear, root: linear, bias: null })));
+      const biases = new Set(members.map((m) => m.bias?.type.dtype));
+      if (biases.size === 1 && members.every((m) => !m.bias || isPrivate(m.linear))) add("q, k and v are one linear", members);
     }
   }
   return groups;

@@ -25,17 +25,33 @@ describe(`of ${RUNS} random decoders with random taps`, () => {
     );
   });
 
-  test("each attention reads one fused projection, each gate is one kernel with its up", () => {
+  test("gate and up are one kernel, and rows are copied only where one is looked at or a norm reads it whole", () => {
     let gates = 0;
+    let copies = 0;
     fc.assert(
       fc.property(randomDense, (model) => {
-        const { kernels, firings } = lower(model, { linearInput: () => "f32" });
+        const { kernels, firings, graph } = lower(model, { linearInput: () => "f32" });
+        const nodes = graph.liveNodes();
+        const looked = new Set(graph.taps.values());
+        const copied = kernels.flatMap((k) => (k.kind === "gather" && !k.rows ? k.nodes.filter((n) => n.op === "slice") : []));
+        for (const slice of copied) {
+          const isNormalized = nodes.some((n) => n.op === "rms_norm" && n.operands[0] === slice);
+          expect(
+            isNormalized || nodes.some((n) => n.op === "slice" && n.operands[0] === slice.operands[0] && looked.has(n)),
+          ).toBe(true);
+        }
+        const apart = new Set(copied.map((n) => n.operands[0]));
         const fused = firings.filter((f) => f.rule === "gate and up are one linear").length;
-        expect(kernels.filter((k) => k.kind === "linear" && k.ways === 2)).toHaveLength(fused);
-        gates += fused;
+        const atOnce = nodes.filter(
+          (n) => n.op === "linear" && n.operands[1].op === "weight" && n.type.shape[1] === 80 && !apart.has(n),
+        );
+        expect(kernels.filter((k) => k.kind === "linear" && k.ways === 2)).toHaveLength(fused + atOnce.length);
+        gates += fused + atOnce.length;
+        copies += copied.length;
       }),
       { numRuns: RUNS },
     );
     expect(gates).toBeGreaterThan(10);
+    expect(copies).toBeGreaterThan(0);
   });
 });

@@ -31,6 +31,12 @@ describe("canonicalize", () => {
     );
   });
 
+  it("moves bounds behind what they bound", () => {
+    expect(canonical((g, x) => g.max(g.constant(-7), g.min(g.constant(7), x)))).toMatchInlineSnapshot(
+      `"max(min(x, constant 7), constant -7)"`,
+    );
+  });
+
   it("declines when the constant is last already or both operands are constants", () => {
     expect(canonical((g, x) => g.plus(x, g.constant(3)))).toMatchInlineSnapshot(`"add(x, constant 3)"`);
     expect(canonical((g) => g.plus(g.constant(1), g.constant(2)))).toMatchInlineSnapshot(`"add(constant 1, constant 2)"`);
@@ -87,6 +93,9 @@ describe("fold", () => {
   });
 
   it("computes on constants in f32 and drops neutral ones", () => {
+    expect(
+      folded((g, x) => g.plus(x, g.max(g.min(g.tanh(g.constant(1)), g.sigmoid(g.constant(9))), g.geluTanh(g.constant(-3))))),
+    ).toMatchInlineSnapshot(`"add(x, constant 0.7615941762924194)"`);
     expect(folded((g, x) => g.plus(g.mul(x, g.constant(1)), g.constant(0)))).toBe("x");
     expect(folded((g, x) => g.mul(x, g.plus(g.constant(0.1), g.constant(0.2))))).toMatchInlineSnapshot(
       `"mul(x, constant 0.30000001192092896)"`,

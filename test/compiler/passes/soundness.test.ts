@@ -18,7 +18,7 @@ interface Choice {
   readonly size: number;
 }
 
-const choice = fc.record({ op: fc.nat(11), x: fc.nat(), y: fc.nat(), size: fc.nat() });
+const choice = fc.record({ op: fc.nat(17), x: fc.nat(), y: fc.nat(), size: fc.nat() });
 
 /** A graph over a pool of (T, n) values, each choice adding one; every value that nothing else reads is tapped. */
 function randomGraph(choices: readonly Choice[]): Graph {
@@ -49,6 +49,17 @@ function randomGraph(choices: readonly Choice[]): Graph {
       () => {
         const [gate, up] = [g.linear(x, weight(4, width)), g.linear(x, weight(4, width))];
         return size % 2 ? g.mul(g.silu(up), gate) : g.mul(g.plus(up, weight(4)), g.silu(gate));
+      },
+      () => [g.sigmoid(x), g.tanh(x), g.geluTanh(x)][size % 3]!,
+      () => (size % 2 ? g.min(constant, x) : g.max(x, same)),
+      () => g.plus(x, g.max(constants[size % 4]!, g.tanh(g.min(g.sigmoid(constant), g.geluTanh(constant))))),
+      () => g.mul(x, g.sigmoid(g.linear(y, weight(1, y.type.shape[1] as number)))),
+      () => g.layerNorm(g.rmsNorm(x, weight(width), 1e-5), weight(width), weight(width), 1e-5),
+      () => {
+        const [gate, up] = [g.linear(x, weight(4, width)), g.linear(x, weight(4, width))];
+        const bounded = g.min(gate, g.constant(0.5));
+        const glu = g.mul(bounded, g.sigmoid(g.mul(bounded, g.constant(1.702))));
+        return g.mul(glu, g.plus(g.max(g.min(up, size % 2 ? g.constant(0.5) : gate), g.constant(-0.5)), g.constant(1)));
       },
     ];
     pool.push(build[op % build.length]!());
