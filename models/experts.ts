@@ -147,6 +147,8 @@ function clampedSwiglu(g: Graph, gate: Node, up: Node, { alpha, limit }: { alpha
 }
 
 function sharedExpert(g: Graph, x: Node, shared: NonNullable<ExpertsOptions["shared"]>, naming: Naming): Node {
+  // First, so that the kernel of the last linear finds it.
+  const gate = shared.gated ? g.sigmoid(linear(g, x, `${shared.name}_gate`, 1, naming)) : null;
   const y = gatedMlp(g, x, { name: shared.name, intermediateSize: shared.intermediateSize, bias: false }, naming);
-  return shared.gated ? g.mul(g.sigmoid(linear(g, x, `${shared.name}_gate`, 1, naming)), y) : y;
+  return gate ? g.mul(gate, y) : y;
 }
