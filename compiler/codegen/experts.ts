@@ -91,7 +91,7 @@ function route(s: RouteKernel): TemplateContext {
       return stepText(
         i,
         step,
-        `memcpy(v${i}, ${input}${row}, ${step.size} * sizeof(float));`,
+        [`memcpy(v${i}, ${input}${row}, ${step.size} * sizeof(float));`],
         row ? "x[t]" : "a vector of weights",
       );
     }
@@ -113,37 +113,52 @@ function route(s: RouteKernel): TemplateContext {
   };
 }
 
-const stepText = (i: number, step: RowStep, code: string, formula: string) => ({
+const stepText = (i: number, step: RowStep, lines: readonly string[], formula: string) => ({
   declaration: `alignas(64) ${step.op === "top_k" ? "int32_t" : "float"} v${i}[${Math.ceil(step.size / 16) * 16}];`,
-  code,
+  lines,
   formula: `v${i} (${step.size}) = ${formula}`,
 });
 
-/** The statement that makes `v<i>` of earlier steps, and what it says in mathematical notation. */
-function workText(i: number, step: Exclude<RowStep, { op: "load" }>, steps: readonly RowStep[]): [code: string, formula: string] {
+/** The statements that make `v<i>` of earlier steps, and what they say in mathematical notation. */
+function workText(
+  i: number,
+  step: Exclude<RowStep, { op: "load" }>,
+  steps: readonly RowStep[],
+): [lines: readonly string[], formula: string] {
   const { size } = step;
   switch (step.op) {
     case "map": {
-      const loads = step.operands.map((o, at) => `const f32x16 operand${at} = load(v${o} + i); `).join("");
       const formula = formulaText(step.expr, 1).replace(/operand(\d+)/g, (_, at: string) => `v${step.operands[Number(at)]}`);
-      return [`for (int64_t i = 0; i < ${size}; i += 16) { ${loads}store(v${i} + i, ${laneText(step.expr, 1)}); }`, formula];
+      const lines = [
+        `for (int64_t i = 0; i < ${size}; i += 16) {`,
+        ...step.operands.map((o, at) => `  const f32x16 operand${at} = load(v${o} + i);`),
+        `  store(v${i} + i, ${laneText(step.expr, 1)});`,
+        "}",
+      ];
+      return [lines, formula];
     }
     case "softmax":
-      return [`softmax<${size}>(v${step.x}, v${i});`, `softmax(v${step.x})`];
+      return [[`softmax<${size}>(v${step.x}, v${i});`], `softmax(v${step.x})`];
     case "renormalize":
-      return [`renormalize<${size}>(v${step.x}, ${floatLiteral(step.eps)}, v${i});`, `v${step.x} / (Σ v${step.x} + ${step.eps})`];
+      return [
+        [`renormalize<${size}>(v${step.x}, ${floatLiteral(step.eps)}, v${i});`],
+        `v${step.x} / (Σ v${step.x} + ${step.eps})`,
+      ];
     case "group_limit": {
       const { x, groups, keep, best } = step;
       return [
-        `group_limit<${size}, ${groups}, ${keep}, ${best}>(v${x}, v${i});`,
+        [`group_limit<${size}, ${groups}, ${keep}, ${best}>(v${x}, v${i});`],
         `v${x} in the ${keep} best of ${groups} groups, −∞ elsewhere`,
       ];
     }
     case "top_k":
-      return [`top_k<${steps[step.x]?.size ?? 0}, ${size}>(v${step.x}, v${i});`, `columns of the ${size} largest of v${step.x}`];
+      return [
+        [`top_k<${steps[step.x]?.size ?? 0}, ${size}>(v${step.x}, v${i});`],
+        `columns of the ${size} largest of v${step.x}`,
+      ];
     case "gather_cols": {
       const { x, ids } = step;
-      return [`for (int64_t i = 0; i < ${size}; ++i) v${i}[i] = v${x}[v${ids}[i]];`, `v${x} at columns v${ids}`];
+      return [[`for (int64_t i = 0; i < ${size}; ++i) v${i}[i] = v${x}[v${ids}[i]];`], `v${x} at columns v${ids}`];
     }
   }
 }

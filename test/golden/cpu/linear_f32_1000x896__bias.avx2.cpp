@@ -106,6 +106,7 @@ void accumulate_rows(int64_t rows, Rows x, const weight* const* panels, int64_t 
     accumulate<R, P>(x, panels + p, after, k0, k1, c + p * 16);
   }
 }
+
 }  // namespace
 
 INGOT_KERNEL void linear_f32_1000x896__bias(const IngotLaunch* launch, int64_t begin, int64_t end) {

@@ -65,11 +65,18 @@ INGOT_KERNEL void route_5of24__group_limit_top_k_renormalize(const IngotLaunch* 
     alignas(64) float v0[32];
     memcpy(v0, input0 + row * 24, 24 * sizeof(float));
     alignas(64) float v1[32];
-    for (int64_t i = 0; i < 24; i += 16) { const f32x16 operand0 = load(v0 + i); store(v1 + i, sigmoid(operand0)); }
+    for (int64_t i = 0; i < 24; i += 16) {
+      const f32x16 operand0 = load(v0 + i);
+      store(v1 + i, sigmoid(operand0));
+    }
     alignas(64) float v2[32];
     memcpy(v2, input1, 24 * sizeof(float));
     alignas(64) float v3[32];
-    for (int64_t i = 0; i < 24; i += 16) { const f32x16 operand0 = load(v1 + i); const f32x16 operand1 = load(v2 + i); store(v3 + i, operand0 + operand1); }
+    for (int64_t i = 0; i < 24; i += 16) {
+      const f32x16 operand0 = load(v1 + i);
+      const f32x16 operand1 = load(v2 + i);
+      store(v3 + i, operand0 + operand1);
+    }
     alignas(64) float v4[32];
     group_limit<24, 4, 2, 2>(v3, v4);
     alignas(64) int32_t v5[16];
@@ -79,7 +86,10 @@ INGOT_KERNEL void route_5of24__group_limit_top_k_renormalize(const IngotLaunch* 
     alignas(64) float v7[16];
     renormalize<5>(v6, 1e-20f, v7);
     alignas(64) float v8[16];
-    for (int64_t i = 0; i < 5; i += 16) { const f32x16 operand0 = load(v7 + i); store(v8 + i, operand0 * splat(2.5f)); }
+    for (int64_t i = 0; i < 5; i += 16) {
+      const f32x16 operand0 = load(v7 + i);
+      store(v8 + i, operand0 * splat(2.5f));
+    }
     memcpy(out0 + row * 5, v5, 5 * sizeof(int32_t));
     memcpy(out1 + row * 5, v8, 5 * sizeof(float));
   }
