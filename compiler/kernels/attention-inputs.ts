@@ -6,6 +6,8 @@
 import { UnsupportedError } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { Node, NodeOf, RopeStyle } from "../ir/ops.ts";
+import type { HeadChain } from "./spec.ts";
+import type { KernelValues } from "./values.ts";
 
 /** One of q, k, v before its values are named. */
 export interface ChainNodes {
@@ -17,6 +19,7 @@ export interface ChainNodes {
 }
 
 export interface AttentionInputs {
+  readonly store: NodeOf<"store_kv">;
   readonly headDim: number;
   readonly q: ChainNodes;
   readonly k: ChainNodes;
@@ -44,6 +47,7 @@ export function matchAttentionInputs(graph: Graph, store: NodeOf<"store_kv">, us
     if (dtype !== "f32") return refuse(`heads are made of f32 rows; ${graph.originText(chain.source)} has ${dtype}`);
   }
   return {
+    store,
     headDim: q.type.shape[2] as number,
     q: chains.q.chain,
     k: chains.k.chain,
@@ -51,6 +55,38 @@ export function matchAttentionInputs(graph: Graph, store: NodeOf<"store_kv">, us
     qRoot: q,
     inner: [...new Set([...chains.q.nodes, ...chains.k.nodes, ...chains.v.nodes])].sort((a, b) => a.id - b.id),
   };
+}
+
+/** The kernel that makes heads of rows and stores them, before its name is known. */
+export function storeKv({ store, qRoot, headDim, inner, ...chains }: AttentionInputs, values: KernelValues) {
+  const [kv, , , positions, seqIds, blockTables] = store.operands;
+  const chain = ({ source, col, numHeads, norm, rope }: ChainNodes): HeadChain => ({
+    x: values.bufferOf(source),
+    col,
+    numHeads,
+    norm: norm && { gain: values.tensor(norm.gain), eps: norm.eps },
+    rope: rope && {
+      style: rope.style,
+      angles: values.bufferOf(rope.angles),
+      half: (rope.angles.type.shape[1] as number) / 2,
+    },
+  });
+  const [q, k, v] = [chain(chains.q), chain(chains.k), chain(chains.v)];
+  // Heads that some kernel wrote already are copied into a buffer of the layout that attention reads.
+  const naming = values.bufferAt(qRoot) ? { name: `v${qRoot.id}_heads` } : {};
+  return {
+    kind: "store_kv",
+    q,
+    k,
+    v,
+    headDim,
+    kv: values.kv(kv),
+    positions: values.input(positions),
+    seqIds: values.input(seqIds),
+    blockTables: values.input(blockTables),
+    out: values.output(qRoot, naming),
+    nodes: [...inner, store],
+  } as const;
 }
 
 function unwind(root: Node): { chain: ChainNodes; nodes: Node[] } {

@@ -108,7 +108,7 @@ export class ExpertKernels {
       n: total / ways,
       epilogue: region.epilogue,
       operands,
-      out: this.values.output(region.root, rows),
+      out: this.values.output(region.root, { rows }),
       nodes: x.op === "dispatch" ? [x, ...region.nodes] : region.nodes,
     });
   }

@@ -8,7 +8,7 @@ import { invariant } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
 import { printShape, printType } from "../ir/tensor-type.ts";
-import { type AttentionInputs, matchAttentionInputs } from "./attention-inputs.ts";
+import { type AttentionInputs, matchAttentionInputs, storeKv } from "./attention-inputs.ts";
 import { ExpertKernels } from "./form-experts.ts";
 import { kernelName, type Unnamed } from "./name.ts";
 import { applyElementwise, growRegion, type Region, rowElements, type Surroundings, sameRows } from "./region.ts";
@@ -130,7 +130,8 @@ class Former {
         // With the attention that reads it, which stands behind q as well.
         return;
       case "paged_attention": {
-        if (node.operands[1].op === "store_kv") this.storeKv(node.operands[1]);
+        const inputs = this.attention.get(node.operands[1]);
+        if (inputs) this.push(storeKv(inputs, this.values));
         const [q, kv, positions, seqIds, blockTables, sinks] = node.operands;
         const [, numHeads, headDim] = node.type.shape as [unknown, number, number];
         // Its kernel has no operands: what reads others after it has a kernel of its own.
@@ -279,37 +280,6 @@ class Former {
       ]),
     );
     return region && { ...region, nodes: [node, ...region.nodes] };
-  }
-
-  private storeKv(node: NodeOf<"store_kv">): void {
-    const inputs = this.attention.get(node);
-    invariant(inputs, "every store_kv was matched");
-    const [kv, , , positions, seqIds, blockTables] = node.operands;
-    const chain = (c: AttentionInputs["q"]) => ({
-      x: this.values.bufferOf(c.source),
-      col: c.col,
-      numHeads: c.numHeads,
-      norm: c.norm && { gain: this.values.tensor(c.norm.gain), eps: c.norm.eps },
-      rope: c.rope && {
-        style: c.rope.style,
-        angles: this.values.bufferOf(c.rope.angles),
-        half: (c.rope.angles.type.shape[1] as number) / 2,
-      },
-    });
-    const out = this.values.output(inputs.qRoot);
-    this.push({
-      kind: "store_kv",
-      q: chain(inputs.q),
-      k: chain(inputs.k),
-      v: chain(inputs.v),
-      headDim: inputs.headDim,
-      kv: this.values.kv(kv),
-      positions: this.values.input(positions),
-      seqIds: this.values.input(seqIds),
-      blockTables: this.values.input(blockTables),
-      out,
-      nodes: [...inputs.inner, node],
-    });
   }
 
   private elementwise(node: Node): void {

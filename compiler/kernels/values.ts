@@ -29,12 +29,12 @@ export class KernelValues {
     this.buffers.set(node, buffer);
   }
 
-  /** The buffer that a kernel writes the value of `node` to, of `rows` where they are not the node's own. */
-  output(node: Node, rows: Dim | undefined = node.type.shape[0]): BufferValue {
+  /** The buffer that a kernel writes the value of `node` to; its name and rows where they are not the node's own. */
+  output(node: Node, { name = `v${node.id}`, rows = node.type.shape[0] }: { name?: string; rows?: Dim } = {}): BufferValue {
     invariant(rows !== undefined, `a kernel writes rows, not a scalar: ${printType(node.type)}`);
     const value: BufferValue = {
       kind: "buffer",
-      name: `v${node.id}`,
+      name,
       dtype: node.type.dtype,
       rows,
       cols: rowElements(node.type.shape),

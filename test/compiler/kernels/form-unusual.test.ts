@@ -144,6 +144,14 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     }
   });
 
+  test("heads that elementwise work made", () => {
+    same(({ g, x, w }) => {
+      const heads = (name: string, n: number) => g.silu(g.reshape(g.linear(x, w(name, n * 16, 32)), [g.T, n, 16]));
+      const kv = g.storeKv(g.kvCache(0, "f32", 1, 16), heads("k", 1), heads("v", 1));
+      return g.reshape(g.pagedAttention(heads("q", 2), kv, 0.25, null), [g.T, 32]);
+    });
+  });
+
   test("an embedding of positions", () => {
     same(({ g, x, w }) => g.plus(x, g.embedding(g.input("positions"), w("positions", 64, 32))));
   });
