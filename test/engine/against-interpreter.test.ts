@@ -21,6 +21,7 @@ import { findArchitecture } from "../../models/registry.ts";
 import { LLM } from "../../runtime/llm.ts";
 import { relativeError } from "../support/closeness.ts";
 import { compileForTest, isFullRun, runnableTargets, scratchFolder } from "../support/compiled-engine.ts";
+import { RANDOM_FAMILIES } from "../support/random-config.ts";
 import { type RandomModel, writeRandomModel } from "../support/random-model.ts";
 import { seededRandom } from "../support/seeded-random.ts";
 
@@ -64,9 +65,11 @@ const seeds = Array.from({ length: COUNT }, (_, i) => FIRST + i);
 describe("a model of random shape, compiled, is what its graph means:", () => {
   it.each(seeds)("seed %i", async (seed) => {
     const random = seededRandom(seed ^ 0x5eed);
-    const model = writeRandomModel(join(scratch, `${seed}`), seed);
+    const model = writeRandomModel(join(scratch, `${seed}`), seed, RANDOM_FAMILIES);
     const target = random.pick(runnableTargets);
-    const dtype = random.pick(DTYPES);
+    // A rounding that falls the other way may send a token to another expert, after which nothing is comparable.
+    const hasExperts = /moe|gpt_?oss|mixtral/i.test(String(model.config.architectures));
+    const dtype = hasExperts ? "float32" : random.pick(DTYPES);
     const what = `${dtype} on ${target}, ${JSON.stringify(model.config)}`;
     const engine = join(scratch, `${seed}.engine`);
     const limits = { maxModelLen: CONTEXT, maxNumSeqs: CONTEXT, maxNumBatchedTokens: CONTEXT };

@@ -133,6 +133,8 @@ export function randomConfig(random: SeededRandom, family: RandomFamily): Config
     max_position_embeddings: 256,
     rms_norm_eps: random.pick([1e-6, 1e-5]),
     tie_word_embeddings: flip(random),
+    bos_token_id: 1, // families have their own, beyond these vocabularies
+    eos_token_id: 2,
     torch_dtype: "float32",
     rope_theta: random.pick([1000, 10000, 1e6]),
     rope_scaling: random.pick([
