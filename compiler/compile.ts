@@ -40,6 +40,8 @@ export interface CompileRequest extends GenerateRequest {
   readonly compiler: string;
   /** Other options that shaped the model, for provenance. */
   readonly options: Readonly<Record<string, string | number | boolean>>;
+  /** False leaves weights.bin out: sources and kernels to look at, of models that need not fit here. */
+  readonly weightsFile: boolean;
   /** False writes sources and weights but builds no library. */
   readonly build: boolean;
   readonly kernelCache: string;
@@ -78,6 +80,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       dtype: request.config.dtype,
       kvCacheDtype: request.kvCacheDtype,
       build: request.build,
+      ...(request.weightsFile ? {} : { weightsFile: false }),
     },
   };
   if (await isUpToDate(folder, { name, target: request.target, provenance }, events)) {
@@ -96,7 +99,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
     tieWordEmbeddings: request.config.tieWordEmbeddings,
   });
-  await ensureSpace(folder, plan.bytes + 2 ** 24, "-o");
+  await ensureSpace(folder, (request.weightsFile ? plan.bytes : 0) + 2 ** 24, "-o");
   const seconds = { generate: since(start), pack: 0, build: 0 };
 
   await writeEngineFolder(folder, async (temporary) => {
@@ -110,8 +113,8 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     const files = await hashFiles(temporary);
 
     const packing = performance.now();
-    const packed = await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack);
-    stampWeights(temporary, WEIGHTS_FILE, packed.sha256);
+    const packed = request.weightsFile ? await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack) : null;
+    if (packed) stampWeights(temporary, WEIGHTS_FILE, packed.sha256);
     seconds.pack = since(packing);
 
     const building = performance.now();

@@ -33,6 +33,7 @@ export async function weightsFault(
   { weights }: Pick<Manifest, "weights">,
   { trustStamp = true, onHash }: WeightsCheck = {},
 ): Promise<string | null> {
+  if (weights.sha256 === null) return `${folder} was compiled without its weights (--no-weights-file)`;
   const file = resolve(folder, weights.file);
   const found = statSync(file, { bigint: true, throwIfNoEntry: false });
   if (!found?.isFile()) return `${file} is missing`;

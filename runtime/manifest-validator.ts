@@ -189,7 +189,7 @@ const manifest: Reader<Manifest> = record<Manifest>({
     checkpoint: text(/^([0-9a-f]{64}|random:\d{1,15})$/, "a sha256 in hexadecimal, or random: and a seed"),
     options: dictionary(/^[A-Za-z][\w-]{0,63}$/, "fields with plain names", scalar, 64),
   }),
-  weights: record<Manifest["weights"]>({ file: fileName, bytes, sha256, tensors: list(tensor, 0, 2 ** 20) }),
+  weights: record<Manifest["weights"]>({ file: fileName, bytes, sha256: nullable(sha256), tensors: list(tensor, 0, 2 ** 20) }),
   kvCache,
   arena: record<Manifest["arena"]>({ bytes, buffers: list(buffer, 0, 2 ** 18) }),
   library: nullable(

@@ -173,7 +173,8 @@ export interface Manifest {
   readonly weights: {
     readonly file: string;
     readonly bytes: number;
-    readonly sha256: string;
+    /** Null where the weights were left out: such an engine shows its kernels and does not run. */
+    readonly sha256: string | null;
     readonly tensors: readonly TensorEntry[];
   };
   readonly kvCache: KvCacheEntry;

@@ -34,6 +34,8 @@ const DTYPES = ["float32", "bfloat16", "float16"] as const;
 export interface CompileManner {
   /** False writes sources and weights, and builds nothing. */
   readonly build: boolean;
+  /** False leaves weights.bin out. */
+  readonly weightsFile?: boolean;
   /** The engine folder, whose kernels are not replaced when they were edited; by default one in the cache. */
   readonly out?: string;
   /** Takes what a person would want to know: the target chosen, tensors that nothing reads. */
@@ -46,7 +48,7 @@ export interface CompileManner {
 export async function compileModel(
   source: Exclude<ModelSource, { kind: "engine" }>,
   flags: CompileFlags,
-  { build, out, say, onGenerated }: CompileManner,
+  { build, weightsFile = true, out, say, onGenerated }: CompileManner,
 ): Promise<CompileReport & { target: string }> {
   const target = resolveTarget(flags.target, say);
   const { configJson, architecture, config } = await describeModel(source, flags);
@@ -75,6 +77,7 @@ export async function compileModel(
       target,
       compiler: compilerBuild(),
       options: { ...(flags.layers === undefined ? {} : { layers: flags.layers }), ...architectureOption(model) },
+      weightsFile,
       build,
       kernelCache: kernelCache(),
     };
@@ -223,6 +226,7 @@ function cachedFolder(r: CompileRequest): string {
     r.limits,
     r.target,
     r.options,
+    ...(r.weightsFile ? [] : ["no weights"]),
   ]);
   const id = createHash("sha256").update(identity).digest("hex").slice(0, 8);
   return join(engineCache(), `${r.name}-${r.target.replace(":", "-")}-${id}`);

@@ -18,7 +18,8 @@ const LINE = 120;
 /** What only the passes know. */
 export type ManifestParts = Omit<Manifest, "format" | "weights" | "predicted"> & {
   readonly weightsPlan: WeightsPlan;
-  readonly packed: PackedWeights;
+  /** Null where weights.bin was left out. */
+  readonly packed: PackedWeights | null;
 };
 
 /** The manifest of an engine made of `parts`. */
@@ -30,12 +31,12 @@ export function assembleManifest({ weightsPlan, packed, ...parts }: ManifestPart
   return {
     format: MANIFEST_FORMAT,
     ...parts,
-    weights: { file: WEIGHTS_FILE, bytes: packed.bytes, sha256: packed.sha256, tensors },
+    weights: { file: WEIGHTS_FILE, bytes: weightsPlan.bytes, sha256: packed?.sha256 ?? null, tensors },
     predicted: {
       weightBytesPerStep: weightsPlan.tensors.reduce((sum, t) => sum + Math.round(t.entry.bytes * t.request.readShare), 0),
       kvBytesPerToken: Math.ceil((kvCache.bytesPerBlock * kvCache.numLayers) / kvCache.blockSize),
       flopsPerToken: steps.reduce((sum, s) => sum + evaluateRpn(kernels[s.kernel]?.flops ?? [0], one), 0),
-      memoryBytes: { weights: packed.bytes, arena: arena.bytes },
+      memoryBytes: { weights: weightsPlan.bytes, arena: arena.bytes },
     },
   };
 }

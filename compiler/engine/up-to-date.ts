@@ -34,7 +34,7 @@ export async function isUpToDate(folder: string, identity: EngineIdentity, event
   const fault =
     (existsSync(packageFile) ? null : `${packageFile} is missing`) ??
     (await firstFault(folder, hashes)) ??
-    (await weightsFault(folder, manifest, { onHash: events.onHash }));
+    (manifest.weights.sha256 === null ? null : await weightsFault(folder, manifest, { onHash: events.onHash }));
   if (fault === null) return true;
   events.onFault?.(fault);
   return false;

@@ -57,6 +57,19 @@ describe("ingot compile", () => {
     expect((await run(["run", unbuilt, "hi", ...greedy])).code).toBe(0);
   });
 
+  it("without weights leaves the kernels of a model larger than this disk, which do not run", async () => {
+    const folder = join(scratch, "no-weights");
+    const flags = ["--weights", "random", "--no-weights-file", "--target", "cpu:generic", "--no-build"];
+    const { code, stdout, stderr } = await run(["compile", "qwen3-30b-a3b", ...flags, "-o", folder]);
+    expect(code, stderr).toBe(0);
+    expect(stdout).toMatch(/1\d kernels for cpu:generic, 61\.\d GB of weights \(generated in .*, not packed, not built\)/);
+    expect(existsSync(join(folder, "weights.bin"))).toBe(false);
+    expect((await run(["compile", "qwen3-30b-a3b", ...flags, "-o", folder])).stdout).toContain("is up to date");
+    const answer = await run(["run", folder, "Hello"]);
+    expect(answer.code).toBe(1);
+    expect(answer.stderr).toContain(`${folder} was compiled without its weights (--no-weights-file): compile the model again`);
+  });
+
   it("refuses an engine as its model and says what would build it", async () => {
     const { code, stderr } = await run(["compile", engine]);
     expect({ code, stderr }).toEqual({

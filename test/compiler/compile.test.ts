@@ -48,6 +48,7 @@ function request(target: string, dtype: ModelConfig["dtype"], architecture: Arch
     compiler: "ingot 0.0.0",
     options: {},
     build: false,
+    weightsFile: true,
     kernelCache: join(scratch, "cache"),
   };
 }

@@ -11,7 +11,7 @@ import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, type CompileFlags, flag, toggle } from "../options.ts";
 import { formatBytes, log } from "../progress.ts";
 
-type Flags = CompileFlags & { output?: string; build: boolean; explain?: boolean; json?: boolean };
+type Flags = CompileFlags & { output?: string; build: boolean; weightsFile: boolean; explain?: boolean; json?: boolean };
 
 export function compileCommand(): Command {
   const command = new Command("compile")
@@ -25,7 +25,8 @@ export function compileCommand(): Command {
       const onGenerated = (generated: Generated): void => {
         explanation = explainKernels(generated);
       };
-      const manner = { build: flags.build, out: flags.output, say: log, onGenerated: flags.explain ? onGenerated : undefined };
+      const { build, weightsFile, output: out } = flags;
+      const manner = { build, weightsFile, out, say: log, onGenerated: flags.explain ? onGenerated : undefined };
       const report = await compileModel(source, flags, manner);
       if (flags.json) return console.log(JSON.stringify({ ...report, explanation }, null, 2));
       console.log(summary(report, flags));
@@ -33,6 +34,7 @@ export function compileCommand(): Command {
     });
   flag(command, "-o, --output <dir>", "engine folder to write; default: one in the cache");
   toggle(command, "--no-build", "write sources and weights, build no kernels");
+  toggle(command, "--no-weights-file", "leave weights.bin out: kernels to look at, of a model too large for this disk");
   toggle(command, "--explain", "say of each kernel which lines of the model it came from, what was fused and why");
   addCompileFlags(command);
   return addJsonFlag(command);
@@ -43,6 +45,6 @@ function summary(report: CompileReport & { target: string }, flags: Flags): stri
   const { generate, pack, build } = report.seconds;
   return (
     `${report.folder}\n${report.kernels} kernels for ${report.target}, ${formatBytes(report.weightBytes)} of weights ` +
-    `(generated in ${generate.toFixed(1)} s, packed in ${pack.toFixed(1)} s, ${flags.build ? `built in ${build.toFixed(1)} s` : "not built"})`
+    `(generated in ${generate.toFixed(1)} s, ${flags.weightsFile ? `packed in ${pack.toFixed(1)} s` : "not packed"}, ${flags.build ? `built in ${build.toFixed(1)} s` : "not built"})`
   );
 }
