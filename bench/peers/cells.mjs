@@ -25,6 +25,7 @@ export function tokensOf(cell) {
 export function promptsOf(cell, index, shape) {
   const random = seededRandom(1 + CELLS.indexOf(cell) * 1000 + (cell.kind === "prefill" ? index : 0));
   const count = cell.kind === "prefill" ? cell.runs : cell.sequences;
-  const draw = () => Math.floor(random() * shape.bosTokenId); // below the special tokens
+  const specialTokens = Math.min(shape.bosTokenId, shape.eosTokenId); // they follow all others
+  const draw = () => Math.floor(random() * specialTokens);
   return Array.from({ length: count }, () => Array.from({ length: cell.promptTokens }, draw));
 }

@@ -6,6 +6,7 @@ import { createRequire } from "node:module";
 import os from "node:os";
 import { fileURLToPath } from "node:url";
 
+const PROBE_BYTES = 1 << 30;
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 
 /** Our addon, for its bandwidth probe and CPU facts. */
@@ -78,13 +79,13 @@ export async function awaitQuiet(timeoutS) {
 }
 
 /**
- * What the machine gives now: read GB/s with 1 and all threads (as many bytes as the weights, so that caches do not answer),
- * and the clock from a chain of dependent 3-cycle multiplications.
+ * What the machine gives now: read GB/s with 1 and all threads (as many bytes as a small model's weights, so that caches do not
+ * answer), and the clock from a chain of dependent 3-cycle multiplications.
  */
-export function probe(addon, threads, bytes) {
+export function probe(addon, threads) {
   return {
-    readGBs: addon.readBandwidth(threads, bytes, 3),
-    readGBs1: addon.readBandwidth(1, bytes, 1),
+    readGBs: addon.readBandwidth(threads, PROBE_BYTES, 3),
+    readGBs1: addon.readBandwidth(1, PROBE_BYTES, 1),
     clockGHz: clockGHz(),
   };
 }

@@ -1,5 +1,7 @@
 // From samples to claims: the median of per-pair ratios with its quartiles, and speeds normalised by what the machine can read.
 
+import { weightBytesOf } from "./shapes.mjs";
+
 /** `{ q1, median, q3 }` with linear interpolation between ranks; null for no values. */
 export function quartiles(values) {
   if (values.length === 0) return null;
@@ -14,9 +16,11 @@ export function quartiles(values) {
 
 const speedOf = (pair, side) => pair.samples.find((s) => s.side === side)?.tokensPerSecond;
 
-/** Bytes a decode step reads: the weights once, and each sequence's mean context. */
+/** Bytes a decode step reads: the weights that its tokens use once, and each sequence's mean context. */
 function bytesPerStep(cell, costs) {
-  return costs.weightBytes + cell.sequences * costs.kvBytesPerToken * (cell.promptTokens + cell.outputTokens / 2);
+  return (
+    weightBytesOf(costs, cell.sequences) + cell.sequences * costs.kvBytesPerToken * (cell.promptTokens + cell.outputTokens / 2)
+  );
 }
 
 /** A cell's result over the pairs that were not dropped. `ratio` is ours over theirs; null where one side was not measured. */
@@ -73,6 +77,6 @@ export function tableOf(result) {
     line(header.map(() => "---")),
     ...rows.map(line),
     "",
-    `${machine.cpu}, ${protocol.threads} threads, ${result.model.name} ${result.model.dtype}; shares are of the read bandwidth probed around each pair.`,
+    `${machine.cpu}, ${protocol.threads} threads, ${result.model.name} with ${result.model.numLayers} layers, ${result.model.dtype}; shares are of the read bandwidth probed around each pair.`,
   ].join("\n");
 }

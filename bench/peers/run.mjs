@@ -2,6 +2,7 @@
 // Compares an engine of ours with node-llama-cpp in one run: the same shapes, token ids and threads, samples interleaved
 // A B B A …, and the median of per-pair ratios as the result. `node run.mjs --help` lists the options, README.md the protocol.
 
+import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -9,13 +10,15 @@ import { parseArgs } from "node:util";
 import { CELLS, promptsOf, tokensOf } from "./cells.mjs";
 import { awaitQuiet, cpuTimes, describeMachine, describeSource, loadAddon, loadBetween, probe } from "./machine.mjs";
 import { summarizeCell, tableOf } from "./results.mjs";
-import { QWEN3_0_6B, stepCosts } from "./shapes.mjs";
+import { labelOf, MODEL_NAMES, shapeOf, stepCosts } from "./shapes.mjs";
 import { ensureSyntheticModel } from "./synthetic-gguf.mjs";
 import { Worker } from "./worker-protocol.mjs";
 
-const HELP = `node bench/peers/run.mjs --engine DIR [options]
+const HELP = `node bench/peers/run.mjs [options]
 
-  --engine DIR       our engine of qwen3-0.6b in bfloat16 with random weights
+  --model NAME       ${MODEL_NAMES.join(", ")} (default: ${MODEL_NAMES[0]})
+  --layers N         only the model's first N layers, on both sides
+  --engine DIR       our engine of that model in bfloat16 with random weights (default: compiled into bench/peers/.cache)
   --peer-only        measure node-llama-cpp alone
   --cells A,B        ${CELLS.map((c) => c.name).join(", ")} (default: all)
   --pairs N          pairs per cell (default 9)
@@ -23,11 +26,13 @@ const HELP = `node bench/peers/run.mjs --engine DIR [options]
   --quiet-timeout S  seconds to wait for a quiet machine before each pair; a pair is dropped when there is none (default 120)
   --no-gate          measure at once and keep every pair: for trying out, not for claims
   --no-mmap          node-llama-cpp reads its weights into memory instead of mapping the file
-  --output FILE      result file (default: bench/results/<date>-qwen3-0.6b-<arch>-<threads>t.json)
+  --output FILE      result file (default: bench/results/<date>-<model>-<layers>l-<arch>-<threads>t.json)
 `;
 
 const { values: options } = parseArgs({
   options: {
+    model: { type: "string", default: MODEL_NAMES[0] },
+    layers: { type: "string" },
     engine: { type: "string" },
     "peer-only": { type: "boolean", default: false },
     cells: { type: "string" },
@@ -72,21 +77,21 @@ function whyDropped(samples, { before, after }) {
   return null;
 }
 
-async function measurePair(cell, index, sides, { addon, threads, gated, costs, gate }) {
+async function measurePair(cell, index, sides, { addon, threads, gated, shape, gate }) {
   const order = index % 2 === 0 ? sides : [...sides].reverse();
-  const prompts = promptsOf(cell, index + 1, QWEN3_0_6B);
-  const before = probe(addon, threads, costs.weightBytes);
+  const prompts = promptsOf(cell, index + 1, shape);
+  const before = probe(addon, threads);
   const samples = [];
   for (const side of order) samples.push({ side: side.name, ...(await sample(side, cell, prompts)) });
-  const probes = { before, after: probe(addon, threads, costs.weightBytes) };
+  const probes = { before, after: probe(addon, threads) };
   return { gate, probes, samples, dropped: gated ? whyDropped(samples, probes) : null };
 }
 
-async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, costs }) {
+async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, shape }) {
   const settings = {};
   if (gated) await awaitQuiet(quietTimeoutS);
   for (const side of sides) {
-    settings[side.name] = await side.worker.call("tune", { cell, threads, prompts: promptsOf(cell, 0, QWEN3_0_6B) });
+    settings[side.name] = await side.worker.call("tune", { cell, threads, prompts: promptsOf(cell, 0, shape) });
   }
   const done = [];
   // A dropped pair is taken again, as long as fewer were dropped than asked for.
@@ -102,7 +107,7 @@ async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTim
         dropped: `not quiet: others use ${others} % of the CPUs, steal is ${steal} %`,
       });
     } else {
-      done.push(await measurePair(cell, i, sides, { addon, threads, gated, costs, gate }));
+      done.push(await measurePair(cell, i, sides, { addon, threads, gated, shape, gate }));
     }
     const { samples, dropped } = done.at(-1);
     const speeds = samples.map((s) => `${s.side} ${s.tokensPerSecond.toFixed(1)} tok/s`);
@@ -110,21 +115,31 @@ async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTim
     const verdict = dropped === null ? `kept, ${kept} of ${pairs}` : `dropped: ${dropped}`;
     note([`${cell.name}, pair ${i + 1}`, ...speeds, verdict].join("; "));
   }
-  return { ...summarizeCell(cell, done, costs), settings, pairs: done };
+  return { ...summarizeCell(cell, done, stepCosts(shape)), settings, pairs: done };
 }
 
-/** Both sides must read the same weights; norms and tables may add a little. */
-function checkEngine({ engine, dtype, weightBytes }, costs) {
+const compileArguments = ({ name, numLayers }) => ["compile", name, "--weights", "random", "--layers", String(numLayers)];
+
+/** Folder of our engine of `shape`; what is there and up to date is kept. */
+function compileEngine(shape) {
+  const folder = fileURLToPath(new URL(`.cache/${labelOf(shape)}-engine`, import.meta.url));
+  const ingot = fileURLToPath(new URL("../../dist/ingot.js", import.meta.url));
+  execFileSync(process.execPath, [ingot, ...compileArguments(shape), "-o", folder], { stdio: ["ignore", 2, 2] });
+  return folder;
+}
+
+/** Both sides must read the same weights; norms, biases and tables may add a little. */
+function checkEngine({ engine, dtype, weightBytes }, shape) {
+  const costs = stepCosts(shape);
   if (dtype === "bfloat16" && Math.abs(weightBytes / costs.weightBytes - 1) < 0.01) return;
   throw new Error(
     `engine ${engine} reads ${weightBytes} bytes of weights a step in ${dtype}, the comparison needs ${costs.weightBytes} in bfloat16: ` +
-      "compile qwen3-0.6b with --weights random",
+      `make it with \`ingot ${compileArguments(shape).join(" ")}\``,
   );
 }
 
 async function main() {
   if (options.help) return console.log(HELP);
-  if (options.engine === undefined && !options["peer-only"]) usage("--engine DIR or --peer-only is needed");
   const wanted = options.cells?.split(",") ?? CELLS.map((c) => c.name);
   const cells = wanted.map((name) => CELLS.find((c) => c.name === name) ?? usage(`no cell is named ${name}`));
   const pairs = positiveInteger("pairs", options.pairs);
@@ -133,21 +148,25 @@ async function main() {
   const machine = describeMachine(addon);
   const threads = options.threads === undefined ? machine.cores : positiveInteger("threads", options.threads);
   const gated = !options["no-gate"];
-  const costs = stepCosts(QWEN3_0_6B);
+  const layers = options.layers === undefined ? undefined : positiveInteger("layers", options.layers);
+  const shape = shapeOf(options.model, layers);
 
   const sides = [];
   try {
     if (!options["peer-only"]) {
       const worker = new Worker("ingot", "worker-ours.mjs");
       sides.push({ name: "ingot", worker, facts: null });
-      const facts = await worker.call("load", { engine: resolve(options.engine), threads });
-      checkEngine(facts, costs);
+      const facts = await worker.call("load", {
+        engine: options.engine === undefined ? compileEngine(shape) : resolve(options.engine),
+        threads,
+      });
+      checkEngine(facts, shape);
       sides.at(-1).facts = facts;
     }
     const peer = new Worker("node-llama-cpp", "worker-llama-cpp.mjs");
     sides.push({ name: "node-llama-cpp", worker: peer, facts: null });
     const maxSequences = Math.max(...cells.map((c) => c.sequences));
-    const model = ensureSyntheticModel();
+    const model = ensureSyntheticModel(shape);
     sides.at(-1).facts = await peer.call("load", { model, threads, mmap: !options["no-mmap"], maxSequences });
 
     const result = {
@@ -155,7 +174,7 @@ async function main() {
       date: new Date().toISOString(),
       machine,
       source: describeSource(),
-      model: { ...QWEN3_0_6B, dtype: "bfloat16", weights: "random", ...costs },
+      model: { ...shape, dtype: "bfloat16", weights: "random", ...stepCosts(shape) },
       protocol: { pairs, threads, gated, order: "A B B A" },
       sides: sides.map((s) => ({ ...s.facts, cpuMs: undefined })),
       cells: [],
@@ -163,7 +182,7 @@ async function main() {
     const file = resolve(options.output ?? fileURLToPath(new URL(`../results/${defaultName(result)}`, import.meta.url)));
     mkdirSync(dirname(file), { recursive: true });
     for (const cell of cells) {
-      result.cells.push(await measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, costs }));
+      result.cells.push(await measureCell(cell, sides, { addon, threads, pairs, gated, quietTimeoutS, shape }));
       // After every cell: a run that is stopped keeps what it has.
       writeFileSync(file, `${JSON.stringify(result, null, 1)}\n`);
     }
@@ -179,7 +198,7 @@ async function main() {
 }
 
 function defaultName({ date, machine, model, protocol }) {
-  return `${date.slice(0, 16).replace(":", "")}-${model.name}-${machine.arch}-${protocol.threads}t.json`;
+  return `${date.slice(0, 16).replace(":", "")}-${labelOf(model)}-${machine.arch}-${protocol.threads}t.json`;
 }
 
 try {

@@ -1,14 +1,14 @@
-// Makes a GGUF file of Qwen3-0.6B's exact shapes with random bf16 weights and a synthetic vocabulary: enough to time it, nothing
-// to read. `node synthetic-gguf.mjs` writes .cache/qwen3-0.6b-bf16.gguf (1.2 GB) unless it is there.
+// Makes GGUF files of published models' exact shapes, or of their first layers, with random bf16 weights and a synthetic vocabulary:
+// enough to time them, nothing to read. `node synthetic-gguf.mjs NAME [LAYERS]` writes .cache/NAME-…l-bf16.gguf unless it is there.
 //
-// Weights are N(0, 0.02): windows at random places of a pool of 4 Mi Gaussian values, since drawing 596 M of them takes minutes
-// and speed does not depend on them.
+// Weights are N(0, 0.02): windows at random places of a pool of 4 Mi Gaussian values, since drawing billions of them takes long and
+// speed does not depend on them. Routers are such too: over normalised rows they spread tokens over all experts.
 
 import { existsSync, mkdirSync, renameSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { TENSOR_TYPES, writeGguf } from "./gguf-writer.mjs";
-import { QWEN3_0_6B } from "./shapes.mjs";
+import { labelOf, shapeOf } from "./shapes.mjs";
 
 const CACHE = join(dirname(fileURLToPath(import.meta.url)), ".cache");
 const POOL = 1 << 22;
@@ -39,27 +39,50 @@ function toBf16(values) {
   return Uint16Array.from(bits, (b) => (b + 0x7fff + ((b >>> 16) & 1)) >>> 16);
 }
 
+/** Where llama.cpp's architectures differ in names: the norm before a layer's MLP or experts, and the tokenizer's splitting rule. */
+const SPELLINGS = {
+  qwen3: { mlpNorm: "ffn_norm", splitting: "qwen2" },
+  qwen3moe: { mlpNorm: "ffn_norm", splitting: "qwen2" },
+  glm4moe: { mlpNorm: "post_attention_norm", splitting: "glm4" },
+};
+
 function tensorList(s) {
-  const matrix = (name, inner, outer) => ({ name: `${name}.weight`, shape: [inner, outer], type: "bf16" });
-  const norm = (name, size) => ({ name: `${name}.weight`, shape: [size], type: "f32" });
-  const layer = (i) => [
-    norm(`blk.${i}.attn_norm`, s.hiddenSize),
-    matrix(`blk.${i}.attn_q`, s.hiddenSize, s.numHeads * s.headDim),
-    matrix(`blk.${i}.attn_k`, s.hiddenSize, s.numKvHeads * s.headDim),
-    matrix(`blk.${i}.attn_v`, s.hiddenSize, s.numKvHeads * s.headDim),
-    norm(`blk.${i}.attn_q_norm`, s.headDim),
-    norm(`blk.${i}.attn_k_norm`, s.headDim),
-    matrix(`blk.${i}.attn_output`, s.numHeads * s.headDim, s.hiddenSize),
-    norm(`blk.${i}.ffn_norm`, s.hiddenSize),
-    matrix(`blk.${i}.ffn_gate`, s.hiddenSize, s.intermediateSize),
-    matrix(`blk.${i}.ffn_up`, s.hiddenSize, s.intermediateSize),
-    matrix(`blk.${i}.ffn_down`, s.intermediateSize, s.hiddenSize),
+  const matrix = (name, inner, ...outer) => ({ name: `${name}.weight`, shape: [inner, ...outer], type: "bf16" });
+  // Whatever is not read by a matrix kernel is f32 in every file that llama.cpp converts, and so are routers.
+  const f32 = (name, shape, mean) => ({ name, shape, type: "f32", mean });
+  const norm = (name, size) => f32(`${name}.weight`, [size], 1);
+  const mlp = (suffix, size, ...count) => [
+    matrix(`ffn_gate${suffix}`, s.hiddenSize, size, ...count),
+    matrix(`ffn_up${suffix}`, s.hiddenSize, size, ...count),
+    matrix(`ffn_down${suffix}`, size, s.hiddenSize, ...count),
   ];
-  // No output.weight: the head is tied to the embedding.
+  const experts = ({ count, shared, intermediateSize, scoring }) => [
+    f32("ffn_gate_inp.weight", [s.hiddenSize, count], 0),
+    ...(scoring === "sigmoid" ? [f32("exp_probs_b.bias", [count], 0)] : []),
+    ...mlp("_exps", intermediateSize, count),
+    ...(shared > 0 ? mlp("_shexp", shared * intermediateSize) : []),
+  ];
+  const projection = (name, size) => [
+    matrix(name, s.hiddenSize, size),
+    ...(s.attentionBias ? [f32(`${name}.bias`, [size], 0)] : []),
+  ];
+  const layer = (i) => [
+    norm("attn_norm", s.hiddenSize),
+    ...projection("attn_q", s.numHeads * s.headDim),
+    ...projection("attn_k", s.numKvHeads * s.headDim),
+    ...projection("attn_v", s.numKvHeads * s.headDim),
+    ...(s.qkNorm ? [norm("attn_q_norm", s.headDim), norm("attn_k_norm", s.headDim)] : []),
+    matrix("attn_output", s.numHeads * s.headDim, s.hiddenSize),
+    norm(SPELLINGS[s.architecture].mlpNorm, s.hiddenSize),
+    ...(s.experts !== null && i >= s.experts.denseLayers ? experts(s.experts) : mlp("", s.intermediateSize)),
+  ];
+  const inBlock = (i) => layer(i).map((t) => ({ ...t, name: `blk.${i}.${t.name}` }));
   return [
     matrix("token_embd", s.hiddenSize, s.vocabSize),
-    ...Array.from({ length: s.numLayers }, (_, i) => layer(i)).flat(),
+    ...Array.from({ length: s.numLayers }, (_, i) => inBlock(i)).flat(),
     norm("output_norm", s.hiddenSize),
+    // Without one, the head is the embedding.
+    ...(s.tieWordEmbeddings ? [] : [matrix("output", s.hiddenSize, s.vocabSize)]),
   ];
 }
 
@@ -74,27 +97,45 @@ function vocabulary(size) {
 function metadataOf(s) {
   const u32 = (value) => ({ type: "uint32", value });
   const f32 = (value) => ({ type: "float32", value });
+  const bool = (value) => ({ type: "bool", value });
   const string = (value) => ({ type: "string", value });
   const array = (of, value) => ({ type: "array", of, value });
   const NORMAL = 1;
   const CONTROL = 3;
+  const SCORING = { softmax: 1, sigmoid: 2 };
   const tokens = vocabulary(s.vocabSize);
+  const { architecture, experts } = s;
+  const model = {
+    block_count: u32(s.numLayers),
+    context_length: u32(s.maxPositionEmbeddings),
+    embedding_length: u32(s.hiddenSize),
+    feed_forward_length: u32(s.intermediateSize),
+    "attention.head_count": u32(s.numHeads),
+    "attention.head_count_kv": u32(s.numKvHeads),
+    "attention.key_length": u32(s.headDim),
+    "attention.value_length": u32(s.headDim),
+    "attention.layer_norm_rms_epsilon": f32(s.rmsNormEps),
+    "rope.freq_base": f32(s.ropeTheta),
+    "rope.dimension_count": u32(s.rotaryDim),
+  };
+  const routing = experts && {
+    expert_count: u32(experts.count),
+    expert_used_count: u32(experts.perToken),
+    expert_feed_forward_length: u32(experts.intermediateSize),
+    expert_shared_count: u32(experts.shared),
+    leading_dense_block_count: u32(experts.denseLayers),
+    expert_gating_func: u32(SCORING[experts.scoring]),
+    expert_weights_norm: bool(true),
+    expert_weights_scale: f32(1),
+  };
+  const ofArchitecture = Object.entries({ ...model, ...routing }).map(([key, value]) => [`${architecture}.${key}`, value]);
   return {
-    "general.architecture": string("qwen3"),
-    "general.name": string("Qwen3-0.6B, random weights"),
+    "general.architecture": string(architecture),
+    "general.name": string(`${s.name}, random weights`),
     "general.file_type": u32(32), // mostly BF16
-    "qwen3.block_count": u32(s.numLayers),
-    "qwen3.context_length": u32(s.maxPositionEmbeddings),
-    "qwen3.embedding_length": u32(s.hiddenSize),
-    "qwen3.feed_forward_length": u32(s.intermediateSize),
-    "qwen3.attention.head_count": u32(s.numHeads),
-    "qwen3.attention.head_count_kv": u32(s.numKvHeads),
-    "qwen3.attention.key_length": u32(s.headDim),
-    "qwen3.attention.value_length": u32(s.headDim),
-    "qwen3.attention.layer_norm_rms_epsilon": f32(s.rmsNormEps),
-    "qwen3.rope.freq_base": f32(s.ropeTheta),
+    ...Object.fromEntries(ofArchitecture),
     "tokenizer.ggml.model": string("gpt2"),
-    "tokenizer.ggml.pre": string("qwen2"),
+    "tokenizer.ggml.pre": string(SPELLINGS[architecture].splitting),
     "tokenizer.ggml.tokens": array("string", tokens),
     "tokenizer.ggml.token_type": array(
       "int32",
@@ -103,13 +144,13 @@ function metadataOf(s) {
     "tokenizer.ggml.merges": array("string", [`${tokens[104]} ${tokens[105]}`]),
     "tokenizer.ggml.bos_token_id": u32(s.bosTokenId),
     "tokenizer.ggml.eos_token_id": u32(s.eosTokenId),
-    "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
+    "tokenizer.ggml.add_bos_token": bool(false),
   };
 }
 
 /** Path of the synthetic model, written on first use. A killed run leaves only a .part file. */
-export function ensureSyntheticModel(shape = QWEN3_0_6B) {
-  const path = join(CACHE, `${shape.name}-bf16.gguf`);
+export function ensureSyntheticModel(shape) {
+  const path = join(CACHE, `${labelOf(shape)}-bf16.gguf`);
   if (existsSync(path)) return path;
   mkdirSync(CACHE, { recursive: true });
   const random = seededRandom(1);
@@ -117,7 +158,7 @@ export function ensureSyntheticModel(shape = QWEN3_0_6B) {
   const part = `${path}.part`;
   writeGguf(part, metadataOf(shape), tensorList(shape), function* (tensor) {
     const count = tensor.shape.reduce((a, b) => a * b, 1);
-    if (tensor.type === "f32") return void (yield Buffer.from(gaussian(random, count, 1, 0.02).buffer));
+    if (tensor.type === "f32") return void (yield Buffer.from(gaussian(random, count, tensor.mean, 0.02).buffer));
     const bytes = TENSOR_TYPES.bf16.bytes;
     for (let done = 0; done < count; done += WINDOW) {
       const start = Math.floor(random() * (POOL - WINDOW)) * bytes;
@@ -128,4 +169,7 @@ export function ensureSyntheticModel(shape = QWEN3_0_6B) {
   return path;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) console.log(ensureSyntheticModel());
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  const [name, layers] = process.argv.slice(2);
+  console.log(ensureSyntheticModel(shapeOf(name, layers === undefined ? undefined : Number(layers))));
+}
