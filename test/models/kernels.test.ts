@@ -17,6 +17,8 @@ describe.each(RANDOM_FAMILIES)("the kernels of any %s model", (family) => {
     architecture.build({ ...architecture.readConfig(json), dtype: "float32" }, g);
     const program = lower(g, { linearInput: () => "f32" });
     expectSameMeaning(program.graph, program);
+    const narrow = lower(g, { linearInput: () => "bf16" });
+    expectSameMeaning(narrow.graph, narrow);
     // Nothing that a family does needs a kernel for elementwise work, or copies columns.
     const leftOver = program.kernels.filter((k) => k.kind === "elementwise" || (k.kind === "gather" && !k.rows));
     expect(
