@@ -122,11 +122,12 @@ function findGroups(graph: Graph): Group[] {
  */
 function meetingAt(node: Node, users: ReadonlyMap<Node, readonly Node[]>, named: ReadonlySet<Node>): readonly Linear[] | null {
   const inside = new Set<Node>();
+  const leaves = new Set<Node>();
   const depths = new Map<Linear, number>();
   const visit = (at: Node, depth: number): void => {
     if (at.op === "linear" || at.op === "grouped_linear") depths.set(at, Math.max(depth, depths.get(at) ?? 0));
-    if (inside.has(at) || inside.size > MOST_NODES) return;
-    if (!ELEMENTWISE.has(at.op)) return;
+    else if (!ELEMENTWISE.has(at.op)) leaves.add(at);
+    if (inside.has(at) || inside.size > MOST_NODES || !ELEMENTWISE.has(at.op)) return;
     inside.add(at);
     for (const operand of at.operands) visit(operand, depth + 1);
   };
@@ -134,8 +135,16 @@ function meetingAt(node: Node, users: ReadonlyMap<Node, readonly Node[]>, named:
   const [first, second, more] = [...depths].sort(([a, p], [b, q]) => q - p || a.id - b.id).map(([linear]) => linear);
   if (!first || !second || more || first.type.shape.at(-1) !== second.type.shape.at(-1)) return null;
   const staysInside = (n: Node) => n === node || (!named.has(n) && (users.get(n) ?? []).every((user) => inside.has(user)));
+  // What else they meet in must be there when they are computed.
+  const begin = Math.min(first.id, second.id);
+  const isThere = (n: Node) => n.id < begin || n.op === "expert_rows" || isOfWeights(n);
+  if (![...leaves].every(isThere)) return null;
   return [first, second, ...inside].every(staysInside) ? [first, second] : null;
 }
+
+/** Whether a value is made of checkpoint tensors and constants alone. */
+const isOfWeights = (node: Node): boolean =>
+  node.op === "weight" || node.op === "constant" || (node.operands.length > 0 && node.operands.every(isOfWeights));
 
 /** Whether linears read the same value through weights of one dtype. */
 const joinable = ([first, ...others]: readonly Linear[]): boolean =>

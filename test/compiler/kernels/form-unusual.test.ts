@@ -152,6 +152,24 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     });
   });
 
+  test("a gate and its up that meet in another value: one kernel where it was made before them", () => {
+    for (const [order, ways] of [
+      ["before", 2],
+      ["after", 1],
+    ] as const) {
+      const graph = model(({ g, x, w }) => {
+        const other = () => g.rmsNorm(g.linear(g.silu(x), w("other", 48, 32)), w("n", 48), 1e-6);
+        if (order === "before") other();
+        const [gate, up] = [g.linear(x, w("gate", 48, 32)), g.linear(x, w("up", 48, 32))];
+        return g.mul(g.mul(g.silu(gate), other()), up);
+      });
+      const program = lower(graph, f32Target);
+      expectSameMeaning(graph, program);
+      expect(Math.max(...program.kernels.map((k) => (k.kind === "linear" ? k.ways : 0)))).toBe(ways);
+      expect(program.kernels.filter((k) => k.kind === "gather")).toEqual([]);
+    }
+  });
+
   test("an embedding of positions", () => {
     same(({ g, x, w }) => g.plus(x, g.embedding(g.input("positions"), w("positions", 64, 32))));
   });
