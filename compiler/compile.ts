@@ -113,7 +113,9 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     const files = await hashFiles(temporary);
 
     const packing = performance.now();
-    const packed = request.weightsFile ? await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack) : null;
+    const packed = request.weightsFile
+      ? await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack)
+      : null;
     if (packed) stampWeights(temporary, WEIGHTS_FILE, packed.sha256);
     seconds.pack = since(packing);
 

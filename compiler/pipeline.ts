@@ -20,6 +20,7 @@ import { fold } from "./passes/fold.ts";
 import { fuseProjections } from "./passes/fuse-projections.ts";
 import { type LegalizeTarget, legalize } from "./passes/legalize.ts";
 import { type Pass, runPasses, stageName } from "./passes/pass.ts";
+import { sampledRows } from "./passes/sampled-rows.ts";
 import { planArena } from "./plan/arena.ts";
 import { kernelTarget, printSchedules, scheduleKernels } from "./plan/kernel-target.ts";
 import { planKvCache } from "./plan/kv-cache.ts";
@@ -29,12 +30,13 @@ import { arenaEntry, assembleProgram, type EmittedKernels, emitKernels } from ".
 import type { Firing } from "./rewrite/rewrite.ts";
 import { planWeights, type WeightsPlan } from "./weights/layout.ts";
 
-/** Receives the text of a stage under its number and name, such as `03-fold`. */
+/** Receives the text of a stage under its number and name, such as `04-fold`. */
 export type Dump = (name: string, text: string) => void;
 
 /** The passes over the graph, in order, for a target that wants its dtypes so. */
 export const passesFor = (target: LegalizeTarget): readonly Pass[] => [
   canonicalize, // equal things spelt one way
+  sampledRows, // after the last attention only rows that are sampled
   fuseProjections, // linears of one input become one: q, k, v; gate, up
   fold, // what the fusion made trivial disappears; weight expressions are left to the packer
   legalize(target), // dtypes that the target's kernels read

@@ -5,7 +5,7 @@ import { kernelArgs } from "../kernels/operands.ts";
 import type { ExpertSumKernel, GroupedLinearKernel, KernelOf, RouteKernel, RowStep } from "../kernels/spec.ts";
 import { floatLiteral, formulaText, laneText } from "./expression.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
-import { cppType, field, slots } from "./kernel-text.ts";
+import { cppType, extentText, field, rowCountText, slots } from "./kernel-text.ts";
 import { paddedK } from "./layout.ts";
 import { readsExperts } from "./slots.ts";
 import type { TemplateContext } from "./template.ts";
@@ -18,7 +18,13 @@ export const expertContexts: {
 } = {
   route: (s) => route(s),
 
-  sort_slots: (s) => ({ experts: s.numExperts, perToken: s.ids.cols, cols: s.out.cols }),
+  sort_slots: (s) => ({
+    experts: s.numExperts,
+    perToken: s.ids.cols,
+    cols: s.out.cols,
+    rows: extentText(s.ids.rows),
+    rowCount: rowCountText(s.ids.rows),
+  }),
 
   grouped_linear: (s, schedule) => {
     const perExpert = readsExperts(s.operands);
@@ -29,7 +35,7 @@ export const expertContexts: {
       ...productContext(s, schedule, s.ways),
       ways: s.ways,
       gathers: s.gathers,
-      xRows: s.gathers ? "T" : "sorted rows",
+      xRows: s.gathers ? extentText(s.tokens) : "sorted rows",
       weightRows: s.n * s.ways,
       outPanels: Math.ceil(s.n / 16),
       outRows: "sorted rows",
@@ -52,6 +58,8 @@ export const expertContexts: {
     return {
       ...productContext(s, schedule, 1),
       units: Math.ceil(s.n / 16),
+      rows: extentText(s.tokens),
+      rowCount: rowCountText(s.tokens),
       hasBias: s.bias !== null,
       biasTerm: s.bias ? " + bias[e, j]" : "",
       outArg,

@@ -7,10 +7,11 @@
  */
 import type { Rpn } from "../../runtime/manifest.ts";
 import type { Node, NodeOf, OpName } from "./ops.ts";
-import { type Dim, type DType, dtypeBytes, type SymbolName, type TensorType } from "./tensor-type.ts";
+import { type Dim, type DType, dtypeBytes, type SymbolName, type SymDim, type TensorType } from "./tensor-type.ts";
 
-/** min(perToken · T, experts): how many experts a step reads at most. */
+/** min(perToken · tokens, experts): how many experts a step reads at most. */
 export interface ActiveExperts {
+  readonly tokens: SymbolName;
   readonly perToken: number;
   readonly experts: number;
 }
@@ -58,7 +59,7 @@ export function addPolynomials(...polynomials: readonly Polynomial[]): Polynomia
   const terms = new Map<string, Term>();
   for (const { coefficient, symbols, active } of polynomials.flat()) {
     const sorted = [...symbols].sort();
-    const key = [...sorted, active ? `${active.perToken} of ${active.experts}` : ""].join("·");
+    const key = [...sorted, active ? `${active.perToken}${active.tokens} of ${active.experts}` : ""].join("·");
     terms.set(key, { coefficient: coefficient + (terms.get(key)?.coefficient ?? 0), symbols: sorted, active });
   }
   return [...terms.values()].filter((t) => t.coefficient !== 0);
@@ -70,7 +71,7 @@ export function polynomialToRpn(polynomial: Polynomial): Rpn {
   return polynomial.flatMap(({ coefficient, symbols, active }, i) => [
     coefficient,
     ...symbols.flatMap((s) => [s, "mul"] as const),
-    ...(active ? (["T", active.perToken, "mul", active.experts, "min", "mul"] as const) : []),
+    ...(active ? ([active.tokens, active.perToken, "mul", active.experts, "min", "mul"] as const) : []),
     ...(i > 0 ? (["add"] as const) : []),
   ]);
 }
@@ -135,8 +136,10 @@ function readBytes(node: Node, index: number, blockSize: number): Polynomial {
     case "grouped_linear": {
       if (index !== 1) return sizeBytes(operand.type);
       const [experts, n, k] = operand.type.shape as [number, number, number];
-      const perToken = node.operands[2].type.shape[1] as number;
-      return [{ coefficient: n * k * dtypeBytes[operand.type.dtype], symbols: [], active: { perToken, experts } }];
+      const [tokens, perToken] = node.operands[2].type.shape as [SymDim, number];
+      return [
+        { coefficient: n * k * dtypeBytes[operand.type.dtype], symbols: [], active: { tokens: tokens.sym, perToken, experts } },
+      ];
     }
     case "gather_rows":
       return index === 0 ? picked() : sizeBytes(operand.type);

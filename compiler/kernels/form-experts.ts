@@ -70,14 +70,13 @@ export class ExpertKernels {
   private ofExperts(node: NodeOf<"grouped_linear">) {
     const [x, w, ids] = node.operands;
     const [numExperts, total, k] = w.type.shape as [number, number, number];
-    const plan = this.planOf(ids, numExperts);
-    const perToken = ids.type.shape[1] as number;
     return {
+      plan: this.planOf(ids, numExperts),
+      tokens: ids.type.shape[0] as Dim,
       w: this.values.tensor(w),
       x: this.values.bufferOf(x.op === "dispatch" ? x.operands[0] : x),
-      plan,
       numExperts,
-      perToken,
+      perToken: ids.type.shape[1] as number,
       total,
       k,
     };
@@ -99,7 +98,7 @@ export class ExpertKernels {
         : this.values.refuse(node, `${o.name} is not one vector an expert: other values cannot be read along sorted rows`),
     );
     const [x] = node.operands;
-    const rows = sortedRows(node.operands[2].type.shape[0] as Dim, common.perToken, common.numExperts);
+    const rows = sortedRows(common.tokens, common.perToken, common.numExperts);
     this.around.push({
       kind: "grouped_linear",
       ...common,

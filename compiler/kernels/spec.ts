@@ -228,6 +228,8 @@ export interface SortSlotsKernel extends Common {
 /** What kernels over sorted rows share: E matrices (ways · n, k) stacked in `w`, each used for its own expert's rows of the plan. */
 interface OfExperts extends Common {
   readonly plan: BufferValue;
+  /** Tokens whose slots the plan sorts: T, or S after the rows were sampled. */
+  readonly tokens: Dim;
   readonly w: TensorValue;
   readonly numExperts: number;
   /** Experts of a token. */

@@ -23,7 +23,7 @@ export type Recorder = (rule: string, before: readonly Node[], after: Node, into
 export type Pass = PassFacts &
   ({ readonly rules: readonly Rule[] } | { readonly run: (graph: Graph, record: Recorder) => Graph });
 
-/** The name that a stage's dump has: `03-fold`. */
+/** The name that a stage's dump has: `04-fold`. */
 export const stageName = (index: number, name: string): string => `${String(index).padStart(2, "0")}-${name}`;
 
 export interface PassOptions {

@@ -71,7 +71,7 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
     return {
       skeleton: skeleton === "linear_amx" ? "grouped_linear_amx" : "grouped_linear",
       // Active experts come first in the plan, of which there are no more than slots: the units of a large batch's idle experts do nothing.
-      grid: ["T", s.perToken, "mul", s.numExperts, "min", units, "mul"],
+      grid: [...extent(s.tokens), s.perToken, "mul", s.numExperts, "min", units, "mul"],
       chunk: Math.min(units, groups * STREAMS),
       blocking: { ...blocking, units, rowTilesPerPass: 4 },
     };

@@ -77,17 +77,24 @@ describe("a compiled engine", () => {
         "linear_bf16_48x64__add",
         "linear_bf16_80x48__silu_mul",
         "linear_bf16_48x80__add",
-        "rms_norm_gather_f32_48",
+        "paged_attention_bf16_4x2x16_2",
+        "gather_rows_48",
+        "gather_rows_64",
+        "linear_bf16_48x64__add_2",
+        "rms_norm_bf16_48_2",
+        "linear_bf16_80x48__silu_mul_2",
+        "linear_bf16_48x80__add_2",
+        "rms_norm_f32_48",
         "elementwise_48",
         "linear_bf16_100x48",
         "sample_100",
       ]
     `);
-    expect(program!.steps).toHaveLength(2 + 3 * 8 + 4);
+    expect(program!.steps).toHaveLength(2 + 3 * 8 + 2 + 4); // the last layer samples its rows, of two values
     expect(report.kernels).toBe(kernels.length);
     for (const { name, origins } of kernels) {
       if (!/linear_bf16_128x48|store_kv|paged|silu_mul/.test(name)) continue;
-      for (const layer of [0, 1, 2])
+      for (const layer of name.endsWith("_2") ? [2] : /linear_bf16_128x48|store_kv/.test(name) ? [0, 1, 2] : [0, 1])
         expect(
           origins.some((o) => o.includes(`layers.${layer}.`)),
           `${name} of layer ${layer}`,
@@ -171,16 +178,17 @@ describe("the dumps of a compile", () => {
     expect([...dumps.keys()]).toEqual([
       "00-model",
       "01-canonicalize",
-      "02-fuse-projections",
-      "03-fold",
-      "04-legalize",
-      "05-form-kernels",
-      "06-schedule",
-      "07-plan-memory",
-      "08-emit",
+      "02-sampled-rows",
+      "03-fuse-projections",
+      "04-fold",
+      "05-legalize",
+      "06-form-kernels",
+      "07-schedule",
+      "08-plan-memory",
+      "09-emit",
     ]);
-    expect(dumps.get("04-legalize")).toMatch(/# layers\.2\.mlp\.down_proj \(models\/layers\.ts:\d+\)/);
-    expect(dumps.get("05-form-kernels")!.split("\n").slice(0, 10).join("\n")).toMatchInlineSnapshot(`
+    expect(dumps.get("05-legalize")).toMatch(/# layers\.2\.mlp\.down_proj \(models\/layers\.ts:\d+\)/);
+    expect(dumps.get("06-form-kernels")!.split("\n").slice(0, 10).join("\n")).toMatchInlineSnapshot(`
       "000 rope_angles_8(positions) -> v2 f32(T, 16)
       001 embedding_bf16_48(token_ids, model.embed_tokens.weight) -> v4 f32(T, 48)
       002 rms_norm_f32_48(v4, model.layers.0.input_layernorm.weight) -> v6 f32(T, 48)
@@ -192,25 +200,26 @@ describe("the dumps of a compile", () => {
       008 linear_bf16_80x48__silu_mul(v35, model.layers.0.mlp.gate_proj.weight+model.layers.0.mlp.up_proj.weight) -> v43 f32(T, 80) = (silu(acc0) * acc1)
       009 linear_bf16_48x80__add(v43, model.layers.0.mlp.down_proj.weight, v33) -> v46 f32(T, 48) = (v33 + acc0)"
     `);
-    expect(dumps.get("06-schedule")!.split("\n").slice(2, 6).join("\n")).toMatchInlineSnapshot(`
+    expect(dumps.get("07-schedule")!.split("\n").slice(2, 6).join("\n")).toMatchInlineSnapshot(`
       "002 rms_norm_f32_48: rms_norm grid=[T] chunk=16 serial≤85
       003 linear_bf16_128x48__bias: linear grid=[8] chunk=4 serial≤0 streams=4 rowBlock=2 accumulators=2 rowsPerPass=96 blockK=512 prefetchBytes=2048
       004 rope_store_kv_bf16_4x2x16: store_kv grid=[T] chunk=2 serial≤1
       005 paged_attention_bf16_4x2x16: paged_attention grid=[T 16 ceildiv 2 mul] chunk=1 serial≤0 tileTokens=16 chunk=64 rowBlock=2 accumulators=2"
     `);
-    expect(dumps.get("07-plan-memory")).toMatch(/^arena 20480 bytes\n( {2}v\d+ f32\([TS], \d+\) at \d+, \d+ bytes\n)+$/);
-    const steps = dumps.get("08-emit")!.split("\n");
+    expect(dumps.get("08-plan-memory")).toMatch(/^arena 20480 bytes\n( {2}v\d+ f32\([TS], \d+\) at \d+, \d+ bytes\n)+$/);
+    const steps = dumps.get("09-emit")!.split("\n");
     expect(steps.filter((l) => !/^ {2}(00[0367]|0(0[89]|1|2))/.test(l)).join("\n")).toMatchInlineSnapshot(`
-      "program step, up to 16 tokens, 12 kernels
+      "program step, up to 16 tokens, 17 kernels
         001 embedding_bf16_48 (token_ids, model.embed_tokens.weight, v4@12288)
         002 rms_norm_f32_48 (v4@12288, model.layers.0.input_layernorm.weight, v6@8192)
         004 rope_store_kv_bf16_4x2x16 (v16@0, v2@16384, v2@16384, kv.0, positions, seq_ids, block_tables, v23@8192)
         005 paged_attention_bf16_4x2x16 (v23@8192, kv.0, positions, seq_ids, block_tables, v30@0)
+        030 sample_100 (v132@0, sample_floats, sample_ints, sample_tokens, sampled_ids, sampled_logprobs, top_ids, top_logprobs)
         tap hidden.0 after 001: v4@12288
         tap hidden.1 after 009: v46@12288
         tap hidden.2 after 017: v86@12288
-        tap hidden.3 after 026: v130@4096
-        tap logits after 027: v131@0
+        tap hidden.3 after 028: v131@4096
+        tap logits after 029: v132@0
       "
     `);
   });
