@@ -3,6 +3,7 @@
  *
  * Models live outside the compiler and are handed to it; this file is the contract between the two.
  */
+import { inspect } from "node:util";
 import { z } from "zod";
 import type { ModelFacts } from "../runtime/manifest.ts";
 import { modelFactsFaults } from "../runtime/manifest-validator.ts";
@@ -54,9 +55,11 @@ export interface ArchitectureDefinition<C extends ModelConfig> {
  * throw or leave out becomes a `CompileError` that names the author's line.
  */
 export function defineArchitecture<C extends ModelConfig>(definition: ArchitectureDefinition<C>): Architecture<C> {
-  const { name, unusedTensors } = definition;
   const [, caller] = sourceLines(new Error().stack ?? "");
-  const author: Author = { name, definedAt: caller ? printSourceLine(caller) : "an unknown place" };
+  const definedAt = caller ? printSourceLine(caller) : "an unknown place";
+  checkDefinition(definition, definedAt);
+  const { name, unusedTensors } = definition;
+  const author: Author = { name, definedAt };
   const build = (config: C, g: Graph): void => {
     const result: unknown = atAuthorsLine(author, "build", () => definition.build(config, g));
     if (result instanceof Promise)
@@ -75,7 +78,7 @@ export function defineArchitecture<C extends ModelConfig>(definition: Architectu
     name,
     build,
     weights,
-    ...(unusedTensors ? { unusedTensors } : {}),
+    ...(unusedTensors ? { unusedTensors: (config) => atAuthorsLine(author, "unusedTensors", () => unusedTensors(config)) } : {}),
     readConfig(json) {
       const read = atAuthorsLine(author, "readConfig", () => definition.readConfig(json));
       const config = { ...read, architecture: name, numParameters: 0 } as C;
@@ -93,6 +96,16 @@ interface Author {
   readonly definedAt: string;
 }
 
+/** Throws `CompileError` for a definition that no type checker saw. */
+function checkDefinition(definition: unknown, definedAt: string): void {
+  const { name, readConfig, build } = (definition ?? {}) as Record<string, unknown>;
+  if (typeof name === "string" && name !== "" && typeof readConfig === "function" && typeof build === "function") return;
+  throw new CompileError(
+    `${definedAt}: defineArchitecture takes { name, readConfig, build }: a name as config.json has it and two functions; ` +
+      `found ${inspect(definition, { depth: 0, breakLength: Number.POSITIVE_INFINITY })}`,
+  );
+}
+
 const printAuthor = ({ name, definedAt }: Author): string => `${name} (${definedAt})`;
 
 /** Frames kept of a stack: the author's line stands above those of layers within layers. */
@@ -108,7 +121,7 @@ function atAuthorsLine<R>(author: Author, what: string, body: () => R): R {
     if (error instanceof CompileError) throw error;
     const line = error instanceof Error ? authorsLine(error.stack ?? "") : undefined;
     if (error instanceof Error && !line) throw error; // a mistake of this program
-    const thrown = error instanceof z.core.$ZodError ? `for config.json:\n${z.prettifyError(error)}` : String(error);
+    const thrown = error instanceof z.core.$ZodError ? `for config.json:\n${z.prettifyError(error)}` : printThrown(error);
     throw new CompileError(`${line ? printSourceLine(line) : author.definedAt}: ${what} of ${author.name} threw ${thrown}`, {
       cause: error,
     });
@@ -116,6 +129,12 @@ function atAuthorsLine<R>(author: Author, what: string, body: () => R): R {
     Error.stackTraceLimit = depth;
   }
 }
+
+/** What was thrown, in a line: anything can be. */
+export const printThrown = (thrown: unknown): string =>
+  thrown instanceof Error || typeof thrown === "string"
+    ? String(thrown)
+    : inspect(thrown, { breakLength: Number.POSITIVE_INFINITY });
 
 /** Throws `CompileError` where a graph lacks what every model has: logits, and a tap of the residual stream for each layer. */
 function checkBuilt(author: Author, { numLayers }: ModelConfig, g: Graph): void {

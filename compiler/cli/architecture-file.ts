@@ -4,16 +4,16 @@
  * What it imports of `ingot/…` is what this program runs, so that classes are the same; everything else is bundled with it.
  */
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { basename, dirname, join, resolve, sep } from "node:path";
+import { basename, dirname, join, sep } from "node:path";
 import { compileFunction } from "node:vm";
 import type { BuildFailure, Plugin } from "esbuild";
-import type { Architecture } from "../architecture.ts";
+import { type Architecture, printThrown } from "../architecture.ts";
 import { CompileError } from "../errors.ts";
 import { addSourceMap, authorsLine, printSourceLine } from "../ir/source-line.ts";
 import { compilerBuild } from "./build-id.ts";
-import { UsageError } from "./exit.ts";
+import { interruptible, UsageError } from "./exit.ts";
 import { checkedFiles, shortPath } from "./places.ts";
 
 /** The package's entries, as this program has them. */
@@ -28,12 +28,12 @@ const ENTRIES: Readonly<Record<string, () => Promise<unknown>>> = {
  * for what is wrong in it.
  */
 export async function loadArchitectures(path: string): Promise<readonly Architecture[]> {
-  const file = resolve(path);
-  if (!existsSync(file) || !statSync(file).isFile()) {
+  if (!existsSync(path) || !statSync(path).isFile()) {
     throw new UsageError(
       `--arch ${path} is not a file; expected TypeScript that exports an architecture made with defineArchitecture`,
     );
   }
+  const file = realpathSync(path); // what a link's target imports lies beside the target
   const bundle = await bundled(file);
   await typeCheckOnce(file, bundle.hash);
   return architecturesOf(await evaluate(file, bundle), file);
@@ -125,12 +125,17 @@ async function evaluate(file: string, { code, map, imports }: Bundle): Promise<R
   addSourceMap(runAs(file), map);
   const module: { exports: Record<string, unknown> } = { exports: {} };
   try {
-    compileFunction(code, ["module", "exports", "require"], { filename: runAs(file) })(module, module.exports, require);
+    const run = compileFunction(code, ["module", "exports", "require"], { filename: runAs(file) });
+    interruptible(() => run(module, module.exports, require));
   } catch (error) {
+    if (error instanceof CompileError) throw error;
     const line = error instanceof Error ? authorsLine(error.stack ?? "") : undefined;
-    throw new CompileError(`${line ? printSourceLine(line) : shortPath(file)}: threw when it was imported: ${error}`, {
-      cause: error,
-    });
+    throw new CompileError(
+      `${line ? printSourceLine(line) : shortPath(file)}: threw when it was imported: ${printThrown(error)}`,
+      {
+        cause: error,
+      },
+    );
   }
   return module.exports;
 }

@@ -19,7 +19,7 @@ import type { WeightDType } from "../weights/source.ts";
 import type { UnusedTensor } from "../weights/unused.ts";
 import { architectureOf, architectureOption } from "./architecture-of.ts";
 import { compilerBuild } from "./build-id.ts";
-import { UsageError } from "./exit.ts";
+import { interruptible, UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
 import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags, ModelFlags } from "./options.ts";
@@ -126,15 +126,17 @@ function resolveTarget(target: string, say: CompileManner["say"]): string {
 export async function describeModel(source: Exclude<ModelSource, { kind: "engine" }>, flags: ModelFlags) {
   const configJson = withLayers(source.config, flags.layers);
   const architecture = await architectureOf(configJson, flags.arch);
-  return { configJson, architecture, config: withFlags(architecture.readConfig(configJson), source, flags) };
+  const config = interruptible(() => architecture.readConfig(configJson)); // which builds the graph as well, to count
+  return { configJson, architecture, config: withFlags(config, source, flags) };
 }
 
 /** A config.json of the first `layers` layers: lists with an entry a layer are cut, layers after the last one are gone. */
 function withLayers(config: unknown, layers: number | undefined): unknown {
   if (layers === undefined) return config;
-  const json = config as Record<string, unknown>;
+  const json = (config ?? {}) as Readonly<Record<string, unknown>>;
   const all = json.num_hidden_layers;
-  if (typeof all !== "number" || layers > all) throw new UsageError(`--layers is ${layers}, but the model has ${all} layers`);
+  if (typeof all !== "number") throw new UsageError("--layers cuts num_hidden_layers, which is no number in config.json");
+  if (layers > all) throw new UsageError(`--layers is ${layers}, but the model has ${all} layers`);
   const cut = Object.entries(json).map(([field, value]) => {
     const isPerLayer = Array.isArray(value) && value.length === all && field.includes("layer");
     return [field, isPerLayer ? value.slice(0, layers) : value];

@@ -39,3 +39,16 @@ export function printError(error: unknown): void {
 }
 
 const isSystemError = (error: unknown): boolean => error instanceof Error && "syscall" in error && "code" in error;
+
+/**
+ * Runs an author's code, which may never return: without handlers, which would wait until it does, an interrupt ends the process.
+ */
+export function interruptible<R>(body: () => R): R {
+  const handlers = process.rawListeners("SIGINT") as NodeJS.SignalsListener[];
+  process.removeAllListeners("SIGINT");
+  try {
+    return body();
+  } finally {
+    for (const handler of handlers) process.on("SIGINT", handler);
+  }
+}

@@ -147,6 +147,19 @@ describe("a model folder is refused by name, with exit code 1, no stack trace an
   });
 });
 
+describe("--layers", () => {
+  it.each([
+    ["null", () => "null"],
+    ["a list", () => []],
+    ["no number of layers", (c: object) => ({ ...c, num_hidden_layers: "six" })],
+  ])("is refused where config.json is %s", async (name, config) => {
+    const model = changedModel(join(scratch, `layers ${name}`), { config });
+    const { code, stderr } = await run(["compile", model, "--layers", "2"]);
+    expect(stderr).toMatch(/^ingot: --layers cuts num_hidden_layers, which is no number in config\.json$/m);
+    expect(code).toBe(2);
+  });
+});
+
 describe("tensors that nothing reads", () => {
   it("are reported, and the model is compiled", async () => {
     const model = changedModel(join(scratch, "extra"), {

@@ -1,11 +1,11 @@
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { describe, expect, it } from "vitest";
 import { commandLine, pebble, root } from "../support/ingot-command.ts";
 import { changedModel } from "../support/model-folder.ts";
 import { ownArchitecture } from "../support/own-architecture.ts";
 
-const { run, scratch } = commandLine("own-architecture");
+const { run, scratch, start } = commandLine("own-architecture");
 const compile = (file: string, ...flags: string[]) => run(["compile", pebble, "--arch", file, ...flags]);
 const small = ["--max-model-len", "64", "--max-num-batched-tokens", "64", "--max-num-seqs", "4"];
 
@@ -64,6 +64,24 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
     "a throw in build of what is no error",
     [["const { hiddenSize", 'if (config.numLayers > 0) throw "a string";\n    const { hiddenSize']],
     (line) => [`/own.ts:${line(DEFINED)}: build of Qwen3ForCausalLM threw a string`],
+  ],
+  [
+    "a throw of an object",
+    [["const { hiddenSize", "if (config.numLayers > 0) throw Object.create(null);\n    const { hiddenSize"]],
+    (line) => [`/own.ts:${line(DEFINED)}: build of Qwen3ForCausalLM threw [Object: null prototype] {}`],
+  ],
+  [
+    "a throw in unusedTensors",
+    [["build(config, g) {", 'unusedTensors() {\n    throw new Error("which?");\n  },\n  build(config, g) {']],
+    (line) => [`/own.ts:${line("which?")}: unusedTensors of Qwen3ForCausalLM threw Error: which?`],
+  ],
+  [
+    "a definition that only a cast lets pass",
+    [
+      ["build(config, g) {", "build: 3 as any,\n  unusedTensors(config) {\n    const g = {} as any;"],
+      ["g.setLogits(g.linear(last, table));", "return [];"],
+    ],
+    (line) => [`/own.ts:${line(DEFINED)}: defineArchitecture takes { name, readConfig, build }`, "build: 3"],
   ],
   [
     "a field that its own schema refuses",
@@ -246,6 +264,27 @@ describe("ingot --arch", () => {
     const { code, stderr } = await compile(file, "--no-build", "-o", join(folder, "engine"), ...small);
     expect(stderr).toContain("zod 999");
     expect(code).toBe(0);
+  });
+
+  it("takes a link, whose target imports what lies beside the target", async () => {
+    const folder = join(scratch, "target");
+    const file = ownArchitecture(folder, ["const fields =", 'import { one } from "./one.ts";\nconst fields =']);
+    writeFileSync(join(folder, "one.ts"), "export const one = 1;");
+    const link = join(scratch, "link.ts");
+    symlinkSync(file, link);
+    const { code, stderr } = await compile(link, "--no-build", "-o", join(folder, "engine"), ...small);
+    expect({ code, stderr: message(stderr) }).toEqual({ code: 0, stderr: "" });
+  });
+
+  it.each([
+    ["imported", "const fields =", "console.error('looping'); for (;;);\nconst fields ="],
+    ["built", "const { hiddenSize", "console.error('looping'); for (;;);\n    const { hiddenSize"],
+  ])("is stopped by an interrupt where it never returns when it is %s", async (name, from, to) => {
+    const file = ownArchitecture(join(scratch, `looping-${name}`), [from, to]);
+    const { child, until, ended } = start(["compile", pebble, "--arch", file, ...small]);
+    await until(/looping/);
+    child.kill("SIGINT");
+    expect(await ended).toMatchObject({ code: null, signal: "SIGINT" });
   });
 
   it("takes a file in several parts, and the one of its architectures that config.json names", async () => {
