@@ -38,7 +38,7 @@ export function findArchitecture(configJson: unknown): Architecture {
     const hint = modelType ? ` (model_type is ${describe(modelType)})` : "";
     throw new CompileError(`config.json: architectures: expected a list naming one of ${knownNames}; found none${hint}`);
   }
-  const found = known.find((a) => names.includes(a.name));
+  const found = firstNamed(names, known);
   if (found) return found;
   const reasons = names.flatMap((name) => (Object.hasOwn(NOT_DONE, name) ? [`${describe(name)}: ${NOT_DONE[name]}`] : []));
   if (reasons.length > 0) throw new UnsupportedError(`config.json: architectures: ${reasons.join("; ")}.`);
@@ -48,11 +48,20 @@ export function findArchitecture(configJson: unknown): Architecture {
   );
 }
 
+/** The architecture of the first of `names` that is known. */
+export function firstNamed(names: readonly string[], known: readonly Architecture[]): Architecture | undefined {
+  for (const name of names) {
+    const found = known.find((a) => a.name === name);
+    if (found) return found;
+  }
+  return undefined;
+}
+
 /** The names under `architectures` of a config.json. Throws `CompileError` where there is something else. */
 export const architectureNames = (configJson: unknown): readonly string[] => readNames(configJson).names;
 
 function readNames(configJson: unknown) {
-  const fields = z.object({ architectures: z.array(z.string()).max(16).nullish(), model_type: z.string().nullish() });
+  const fields = z.object({ architectures: z.array(z.string()).nullish(), model_type: z.string().nullish() });
   const { architectures, model_type: modelType } = readFields(configJson, fields);
   return { names: architectures ?? [], modelType };
 }

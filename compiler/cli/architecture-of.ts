@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { ARCHITECTURES, architectureNames, findArchitecture } from "../../models/registry.ts";
+import { ARCHITECTURES, architectureNames, findArchitecture, firstNamed } from "../../models/registry.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import type { Architecture } from "../architecture.ts";
 import { CompileError } from "../errors.ts";
@@ -18,10 +18,13 @@ export async function architectureOf(configJson: unknown, file: string | undefin
   const { loadArchitectures } = await import("./architecture-file.ts");
   const own = await loadArchitectures(file);
   const names = architectureNames(configJson);
-  const found = own.find((a) => names.includes(a.name));
+  const found = firstNamed(names, own);
   if (found) return found;
+  const described = own.map((a) => a.name);
+  if (names.length === 0)
+    throw new CompileError(`config.json: architectures: expected a list naming one of ${described.join(", ")}; found none`);
   throw new CompileError(
-    `config.json names ${names.join(", ") || "no architecture"}, but ${file} describes ${own.map((a) => a.name).join(", ")}: ` +
+    `config.json names ${names.join(", ")}, but ${file} describes ${described.join(", ")}: ` +
       "give defineArchitecture the name that config.json has, or leave --arch out",
   );
 }

@@ -9,6 +9,12 @@ describe("the registry", () => {
     for (const architecture of ARCHITECTURES) expect(findArchitecture({ architectures: [architecture.name] })).toBe(architecture);
   });
 
+  it("takes the first name of several that it knows", () => {
+    const architectures = ["Unheard", "Qwen3ForCausalLM", "LlamaForCausalLM"];
+    expect(findArchitecture({ architectures }).name).toBe("Qwen3ForCausalLM");
+    expect(findArchitecture({ architectures: architectures.toReversed() }).name).toBe("LlamaForCausalLM");
+  });
+
   it("lists the known names and how to add one when it does not know a model", () => {
     expect(() => findArchitecture({ architectures: ["GPT2LMHeadModel"] })).toThrow(
       /"GPT2LMHeadModel" is not known\. Known: LlamaForCausalLM, .*\. To add one, .*defineArchitecture/,
@@ -17,6 +23,9 @@ describe("the registry", () => {
       /expected a list naming one of Llama.*\(model_type is "llama"\)/,
     );
     expect(() => findArchitecture("{}")).toThrow(/config\.json: the file/);
+    expect(() => findArchitecture({ architectures: "LlamaForCausalLM" })).toThrow(
+      /^config\.json: architectures: .* expected array, received string; found "LlamaForCausalLM"$/,
+    );
   });
 
   it("says of an architecture that is not done why", () => {
