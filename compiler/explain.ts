@@ -51,17 +51,18 @@ export function explainKernels({ kernels, emitted, lowered }: Generated): readon
       }
     }
     const [first] = specs as [KernelSpec, ...KernelSpec[]];
-    const places = collapse(nodes.flatMap((node) => lowered.graph.originsOf(node)));
+    const placed = nodes.length > 0 ? nodes : specs.flatMap((spec) => (spec.kind === "sort_slots" ? [spec.ids.node] : []));
+    const places = collapse(placed.flatMap((node) => lowered.graph.originsOf(node)));
     return {
       name,
       source,
       anchor: first.kind,
       steps,
       layers: [...new Set(places.flatMap((place) => place.numbers))].sort((a, b) => a - b),
-      computes: printKernel(first),
+      computes: printKernel({ ...first, name }),
       ops: count(first.nodes.map((node) => node.op)),
       origins: places.map(({ template, numbers, line }) => ({ path: template.replace("*", ranges(numbers)), line })),
-      reasons: [...reasons(fired), ...formed(first)],
+      reasons: [...reasons(fired), ...formed(first, steps.length)],
     };
   });
 }
@@ -81,15 +82,29 @@ function reasons(fired: ReadonlySet<Firing>): Reason[] {
   return [...byRule.values()];
 }
 
-/** What forming the kernel did: everything but the op it is named for was fused into that. */
-function formed({ kind, nodes }: KernelSpec): Reason[] {
-  const others = [...new Set(nodes.map((node) => node.op).filter((op) => op !== kind))].join(", ");
-  if (others === "") return [];
-  const rule =
-    kind === "elementwise"
-      ? `${others} found no kernel to be fused into: what it reads is wanted by name or by others`
-      : `fused into the ${kind}: ${others}; operands are at hand there, and one value leaves the kernel`;
-  return [{ pass: "form-kernels", rule, times: 1 }];
+/** Ops that compute nothing: a kernel that has one reads where it says. */
+const VIEWS: ReadonlySet<OpName> = new Set(["slice", "reshape", "gather_rows", "dispatch", "expert_rows"]);
+
+/** What forming the kernel did, in each of `times` steps: everything but the op it is named for was fused into that. */
+function formed({ kind, nodes }: KernelSpec, times: number): Reason[] {
+  const others = [...new Set(nodes.map((node) => node.op).filter((op) => op !== kind))];
+  const views = others.filter((op) => VIEWS.has(op));
+  const computed = others.filter((op) => !VIEWS.has(op));
+  const reason = (why: string, ops: readonly OpName[]): Reason[] =>
+    ops.length === 0 ? [] : [{ pass: "form-kernels", rule: `${why}: ${ops.join(", ")}`, times }];
+  switch (kind) {
+    case "sort_slots":
+      return [{ pass: "form-kernels", rule: "rows are sorted by expert once, for every kernel that reads them so", times }];
+    case "elementwise":
+      return reason("no kernel to be fused into, since what is read is wanted by name or by others", others);
+    case "gather":
+      return [...reason("copied, since no reader takes it where it lies", views), ...reason("fused into the copy", computed)];
+    default:
+      return [
+        ...reason("read where it lies, never copied", views),
+        ...reason(`fused into the ${kind}, so that nothing in between is stored`, computed),
+      ];
+  }
 }
 
 /** Places whose paths differ in their first number alone: `*` stands for it. */

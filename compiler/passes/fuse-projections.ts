@@ -60,16 +60,18 @@ export const fuseProjections: Pass = {
 function fuse(group: Group, graph: Graph, into: Graph, map: (old: Node) => Node): Node {
   const { members } = group;
   const [first] = members as readonly [Member, ...Member[]];
-  return into.withOrigins(mergeOrigins(members.map((m) => graph.originsOf(m.linear))), () => {
+  const from = (part: "linear" | "root", build: () => Node) =>
+    into.withOrigins(mergeOrigins(members.map((m) => graph.originsOf(m[part]))), build);
+  const product = from("linear", () => {
     const x = map(first.linear.operands[0]);
     const weights = members.map((m) => map(m.linear.operands[1]));
     // The output axis of a matrix is its first, of a stack of matrices its second.
     if (first.linear.op === "grouped_linear")
       return into.groupedLinear(x, into.concat(weights, 1), map(first.linear.operands[2]));
-    const product = into.linear(x, into.concat(weights, 0));
-    const biases = members.flatMap((m) => (m.bias ? [map(m.bias)] : []));
-    return biases.length > 0 ? into.plus(product, into.concat(biases, 0)) : product;
+    return into.linear(x, into.concat(weights, 0));
   });
+  const biases = members.flatMap((m) => (m.bias ? [map(m.bias)] : []));
+  return biases.length > 0 ? from("root", () => into.plus(product, into.concat(biases, 0))) : product;
 }
 
 function findGroups(graph: Graph): Group[] {

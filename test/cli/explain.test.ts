@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { KernelExplanation } from "../../compiler/explain.ts";
+import { goldenFolder, hasGolden } from "../support/golden.ts";
 import { commandLine, pebble } from "../support/ingot-command.ts";
 import { ownArchitecture } from "../support/own-architecture.ts";
 
@@ -31,7 +32,8 @@ describe("ingot compile --explain", () => {
                  layers.0…5.mlp.up_proj (explained/own.ts:N)
                  layers.0…5.mlp (explained/own.ts:N)
         because  fuse-projections: gate and up are one linear (×6)
-                 form-kernels: fused into the linear: slice, silu, mul; operands are at hand there, and one value leaves the kernel"
+                 form-kernels: read where it lies, never copied: slice (×6)
+                 form-kernels: fused into the linear, so that nothing in between is stored: silu, mul (×6)"
     `);
     expect(blocks.at(-1)).toMatch(
       /^sample_4096\n.*\n {2}steps {4}\d+ \(1 of \d+\)\n.*\n {2}from {5}the sampler, which follows every model$/,
@@ -55,5 +57,23 @@ describe("ingot compile --explain", () => {
       layers: [0, 1, 2, 3, 4, 5],
       ops: { linear: 1, silu: 1 },
     });
+  });
+
+  it.skipIf(!hasGolden)("knows where the plan of an expert layer and the biases of q, k and v come from", async () => {
+    const folder = join(scratch, "experts");
+    const flags = ["--weights", "random", "--layers", "2", "--no-build", "--max-model-len", "64", "--target", "cpu:avx2"];
+    const { stdout } = await run(["compile", goldenFolder("glm4-moe"), "-o", folder, ...flags, "--explain", "--json"]);
+    const { explanation } = JSON.parse(stdout) as { explanation: KernelExplanation[] };
+    const one = (name: string) => explanation.find((kernel) => kernel.name.startsWith(name));
+    const topK = one("route_")!.origins.map(({ path, line }) => ({ path, line }));
+    expect(one("sort_slots_")).toMatchObject({ layers: [1], origins: [{ path: "layers.1.mlp.gate" }] });
+    expect(topK).toContainEqual(one("sort_slots_")!.origins[0]);
+    const biased = explanation.find(({ name }) => name.endsWith("__bias"))!;
+    const lines = ["q", "k", "v"].map((part) =>
+      biased.origins.filter(({ path }) => path.endsWith(`.${part}_proj`)).map(({ line }) => line),
+    );
+    expect(lines[0]).toHaveLength(2); // the product's, the sum's
+    expect(lines).toEqual([lines[0], lines[0], lines[0]]);
+    expect(explanation.filter(({ computes, name }) => !computes.startsWith(`${name}(`))).toEqual([]);
   });
 });
