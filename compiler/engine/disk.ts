@@ -39,4 +39,4 @@ export function writeError(
   return error;
 }
 
-const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0);
+const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 0);

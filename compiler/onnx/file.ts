@@ -39,8 +39,11 @@ export interface OnnxFiles {
  */
 export async function writeOnnx(file: string, model: OnnxModel, options: OnnxFileOptions): Promise<OnnxFiles> {
   const { weights, onProgress, embedBytes = MAX_MESSAGE_BYTES } = options;
-  if (existsSync(file) && statSync(file).isDirectory())
+  const there = existsSync(file) ? statSync(file) : null;
+  if (there?.isDirectory())
     throw new CompileError(`${file} is a folder; expected the name of a file to write, such as ${file}/model.onnx`);
+  if (there && !there.isFile())
+    throw new CompileError(`${file} is a device or a pipe, which the file would replace; expected the name of a file to write`);
   if (weights) checkSources(model.plan, weights.source, weights.name);
   const data = `${file}.data`;
   const inside = framed(model);

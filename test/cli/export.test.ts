@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -52,6 +53,14 @@ describe("ingot export", () => {
       expect(ended).toMatchObject({ code, stdout: "", stderr: expect.stringMatching(message) });
     }
     expect(existsSync(file)).toBe(false);
+  });
+
+  it("replaces no device and no pipe", async () => {
+    const pipe = join(scratch, "pipe");
+    execFileSync("mkfifo", [pipe]);
+    const { code, stderr } = await run(["export", pebble, "--no-weights", "--onnx", pipe]);
+    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("pipe is a device or a pipe, which the file") });
+    expect(statSync(pipe).isFIFO()).toBe(true);
   });
 });
 

@@ -49,7 +49,10 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
     const prompts = await withProgress("interpreting tokens", (onProgress) =>
       interpreterReference(folder, manifest, reference, longest, {
         onProgress,
-        onOther: () => log(`${reference.name} is not as it was when ${folder} was compiled: comparing with what it is now`),
+        onOther: () =>
+          log(
+            `${reference.name} is not as it was when ${folder} was compiled: comparing with what it is now, over weights as they were packed then`,
+          ),
       }),
     );
     const options = { dtype, tolerance: interpreterTolerance(manifest), reference: "interpreter" };
