@@ -39,16 +39,17 @@ export const sampledRows: Pass = {
     const [, rows] = gather.operands;
     const isLeft = (operand: Node) => !sunk.has(operand) && ofTokens(graph, operand);
     const left = new Set([...sunk].flatMap((node) => node.operands.filter(isLeft)));
+    const sampledOf = new Map<Node, Node>();
     return graph.rebuild((node, map, into) => {
-      if (node === gather) {
-        const value = map(gather.operands[0]);
-        record("rows are sampled before what each computes by itself", [gather], value, into);
-        return value;
-      }
+      if (node === gather) return map(gather.operands[0]);
       if (!sunk.has(node)) return undefined;
       // All of them before the first that reads one: a kernel takes along only what is there.
-      for (const value of left) into.gatherRows(map(value), map(rows));
-      const operands = node.operands.map((o) => (isLeft(o) ? into.gatherRows(map(o), map(rows)) : map(o)));
+      for (const value of sampledOf.size > 0 ? [] : left) {
+        const taken = into.withOrigins(graph.originsOf(gather), () => into.gatherRows(map(value), map(rows)));
+        record("rows are sampled before what each computes by itself", [gather], taken, into);
+        sampledOf.set(value, taken);
+      }
+      const operands = node.operands.map((o) => sampledOf.get(o) ?? map(o));
       const sampled = (d: Dim) => (sameDim(d, graph.T) ? into.S : d);
       if (node.op === "reshape") return into.reshape(operands[0] as Node, node.attrs.shape.map(sampled));
       return into.add(node.op, operands as unknown as Operands<typeof node.op>, node.attrs) as Node;

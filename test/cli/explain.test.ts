@@ -25,15 +25,15 @@ describe("ingot compile --explain", () => {
     expect(gated).toMatchInlineSnapshot(`
       "linear_bf16_768x256__silu_mul
         source   kernels/linear_bf16_768x256__silu_mul.cpp
-        steps    8,16,24,32,40,48 (6 of 53), layers 0…5
+        steps    8,16,24,32,40 (5 of 55), layers 0…4
         computes linear_bf16_768x256__silu_mul(v34, model.layers.0.mlp.gate_proj.weight+model.layers.0.mlp.up_proj.weight) -> v42 f32(T, 768) = (silu(acc0) * acc1)
         ops      linear, slice ×2, silu, mul
-        from     layers.0…5.mlp.gate_proj (explained/own.ts:N)
-                 layers.0…5.mlp.up_proj (explained/own.ts:N)
-                 layers.0…5.mlp (explained/own.ts:N)
-        because  fuse-projections: gate and up are one linear (×6)
-                 form-kernels: read where it lies, never copied: slice (×6)
-                 form-kernels: fused into the linear, so that nothing in between is stored: silu, mul (×6)"
+        from     layers.0…4.mlp.gate_proj (explained/own.ts:N)
+                 layers.0…4.mlp.up_proj (explained/own.ts:N)
+                 layers.0…4.mlp (explained/own.ts:N)
+        because  fuse-projections: gate and up are one linear (×5)
+                 form-kernels: read where it lies, never copied: slice (×5)
+                 form-kernels: fused into the linear, so that nothing in between is stored: silu, mul (×5)"
     `);
     expect(blocks.at(-1)).toMatch(
       /^sample_4096\n.*\n {2}steps {4}\d+ \(1 of \d+\)\n.*\n {2}from {5}the sampler, which follows every model$/,
@@ -51,10 +51,14 @@ describe("ingot compile --explain", () => {
     const fusions = kernels.flatMap((k) => k.reasons).filter((reason) => reason.pass === "fuse-projections");
     expect(fusions).toEqual([
       { pass: "fuse-projections", rule: "q, k and v are one linear", times: 6 },
-      { pass: "fuse-projections", rule: "gate and up are one linear", times: 6 },
+      { pass: "fuse-projections", rule: "gate and up are one linear", times: 5 },
+      { pass: "fuse-projections", rule: "gate and up are one linear", times: 1 }, // of the sampled rows
     ]);
+    const gathers = kernels.filter((kernel) => kernel.anchor === "gather");
+    expect(gathers.map(({ origins: [first] }) => first?.path)).toEqual([""]); // where the model samples
+    for (const { reasons } of gathers) expect(reasons).toContainEqual(expect.objectContaining({ pass: "sampled-rows" }));
     expect(kernels.find((k) => k.name.includes("silu_mul"))).toMatchObject({
-      layers: [0, 1, 2, 3, 4, 5],
+      layers: [0, 1, 2, 3, 4],
       ops: { linear: 1, silu: 1 },
     });
   });
