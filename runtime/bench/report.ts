@@ -33,7 +33,7 @@ export function formatLatency(result: LatencyResult): string {
     ],
   );
   const decodeTable = formatTable(
-    ["decode", "tok/s", "quartiles", "ms/token", "p90", "p99", "GB/s", "of read bandwidth"],
+    ["decode", "tok/s", "quartiles", "ms/token", "p90", "p99", "MB/token", "GB/s", "of read bandwidth"],
     decode.map((d) => [
       `${d.outputTokens} tokens at depth ${d.depth}`,
       formatNumber(d.tokensPerSecond.median),
@@ -41,11 +41,14 @@ export function formatLatency(result: LatencyResult): string {
       formatNumber(d.tokenMs.median),
       formatNumber(d.tokenMs.p90),
       formatNumber(d.tokenMs.p99),
+      formatNumber(d.bytesPerStep / 1e6),
       formatNumber(d.effectiveGBs),
       percent(d.bandwidthShare),
     ]),
   );
-  const note = `Medians of ${repeats} runs after ${warmup} to warm up. Read bandwidth: ${probed}.`;
+  const note =
+    `Medians of ${repeats} runs after ${warmup} to warm up. Read bandwidth: ${probed}. ` +
+    "A token reads the weights that the manifest predicts, of experts only the active ones, and its sequence's cache.";
   return `${prefillTable}\n\n${decodeTable}\n\n${note}`;
 }
 
