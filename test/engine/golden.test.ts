@@ -13,8 +13,8 @@ import { FAMILIES, goldenFolder, hasGolden } from "../support/golden.ts";
 
 type Spelling = "config.json" | "config.v4.json";
 const SPELLINGS: readonly Spelling[] = ["config.json", "config.v4.json"];
-/** auto is what the checkpoint stores. */
-const DTYPES = ["float32", "auto", "bfloat16", "float16"] as const;
+/** What the checkpoints store, float32 and for opt float16, and what they may be compiled to. */
+const DTYPES = ["float32", "bfloat16", "float16"] as const;
 
 interface Case {
   readonly family: string;
@@ -32,7 +32,7 @@ function sample(): Case[] {
   const others = runnableTargets.filter((target) => target !== nativeTarget);
   const portable = others.flatMap((target): Case[] => [
     { family: "qwen3", spelling: "config.json", target, dtype: "bfloat16" },
-    { family: "mistral-swa", spelling: "config.v4.json", target, dtype: "float32" },
+    { family: "gpt-oss", spelling: "config.v4.json", target, dtype: "float32" },
   ]);
   const half: Case = { family: "qwen2-yarn", spelling: "config.json", target: nativeTarget, dtype: "float16" };
   return [...native, ...portable, half];
