@@ -22,9 +22,11 @@ export interface ExpertLayer {
   readonly inner: number;
   readonly weights: DType;
   readonly x: DType;
+  /** What is sent to experts: tokens unless given. */
+  readonly rows?: "T" | "S";
 }
 
-const idsOf = (l: ExpertLayer): BufferValue => buffer("ids", l.perToken, "i32");
+const idsOf = (l: ExpertLayer): BufferValue => buffer("ids", l.perToken, "i32", l.rows);
 const planOf = (l: ExpertLayer): BufferValue => ({ ...buffer("plan", planColumns(idsOf(l), l.experts), "i32"), rows: 1 });
 const sortedBuffer = (l: ExpertLayer, name: string, cols: number, dtype: DType): BufferValue => ({
   ...buffer(name, cols, dtype),
@@ -52,7 +54,7 @@ export function groupedLinearSpec(
     name: "up",
     plan: planOf(l),
     tokens: idsOf(l).rows,
-    x: gathers ? buffer("x", l.hidden, l.x) : sortedBuffer(l, "x", l.hidden, l.x),
+    x: gathers ? buffer("x", l.hidden, l.x, l.rows) : sortedBuffer(l, "x", l.hidden, l.x),
     gathers,
     w: tensor("w", l.experts * ways * l.inner, l.hidden, l.weights),
     numExperts: l.experts,
@@ -80,11 +82,11 @@ export function expertSumSpec(l: ExpertLayer, options: { bias?: boolean; residua
     perToken: l.perToken,
     n: l.hidden,
     k: l.inner,
-    weights: buffer("weights", l.perToken),
+    weights: buffer("weights", l.perToken, "f32", l.rows),
     bias: options.bias ? tensor("bias2", l.experts, l.hidden) : null,
     epilogue: options.residual ? add(acc, operand(0)) : acc,
-    operands: options.residual ? [buffer("residual", l.hidden)] : [],
-    out: buffer("out", l.hidden),
+    operands: options.residual ? [buffer("residual", l.hidden, "f32", l.rows)] : [],
+    out: buffer("out", l.hidden, "f32", l.rows),
     nodes: [],
   };
 }

@@ -28,7 +28,9 @@ type Random = ReturnType<typeof randomSource>;
 
 /** A batch of `tokens`, each with distinct experts; `popular` of them take most of the tokens. */
 function environment(l: ExpertLayer, tokens: number, random: Random, popular = l.experts): KernelEnvironment {
-  const env = randomEnvironment(sortSlotsSpec(l), random, { rows: tokens });
+  // Of sampled rows there are fewer than tokens.
+  const sizes = l.rows === "S" ? { rows: 3 * tokens, sampled: tokens } : { rows: tokens };
+  const env = randomEnvironment(sortSlotsSpec(l), random, sizes);
   const chosen = Float32Array.from(
     Array.from({ length: tokens }, () => {
       const order = Array.from({ length: l.experts }, (_, e) => [random.uniform() - (e < popular ? 1 : 0), e] as const);
@@ -152,6 +154,16 @@ describe.each(runners())("expert layers on $name", (runner) => {
     const l = layer("bf16");
     const spec = groupedLinearSpec(l, { ways: 1, epilogue: acc, gathers: false });
     expect(worst(spec, l, runner, [1, 9, 30])).toBeLessThan(tolerance(l));
+  });
+
+  it("sends sampled rows to experts, and no more than there are", () => {
+    const l = layer("bf16", { rows: "S" });
+    const env = environment(l, 5, randomSource(seed));
+    const [plan] = runKernel(sortSlotsSpec(l), runner, [env]);
+    const rows = (of: Float32Array) => expertsOf(of).reduce((sum, e) => sum + e.count, 0);
+    expect(rows((plan as KernelResult).out)).toBe(5 * l.perToken);
+    expect(worst(groupedLinearSpec(l), l, runner, [1, 5])).toBeLessThan(tolerance(l));
+    expect(worst(expertSumSpec(l, { residual: true }), l, runner, [1, 5])).toBeLessThan(tolerance(l));
   });
 
   it("takes hundreds of rows of one expert, and experts without any", () => {
