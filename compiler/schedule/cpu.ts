@@ -18,6 +18,7 @@ import type {
   KernelOf,
   KernelSpec,
   LinearKernel,
+  TensorValue,
 } from "../kernels/spec.ts";
 
 /** Schedules one spec. Throws `UnsupportedError` for dtypes or sizes that no skeleton of this target computes. */
@@ -55,14 +56,15 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
     requireLanes(s.name, s.headDim);
     if (s.v.norm || s.v.rope)
       throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
-    for (const { norm } of [s.q, s.k]) {
-      if (norm && norm.gain.dtype !== "f32")
-        throw new UnsupportedError(`${s.name}: gains of heads are f32 here, but ${norm.gain.name} is ${norm.gain.dtype}`);
-    }
+    for (const { norm } of [s.q, s.k]) if (norm) requireF32(s.name, norm.gain);
     return { chunk: 2, serialUnits: 1 };
   },
   linear: (s, isa) => linear(s, isa),
-  route: (s) => rowWork(64 * Math.max(...s.steps.map((step) => step.size))), // exponentials and comparisons
+  route: (s) => {
+    const others = s.outs.flatMap((o) => (o.value.dtype === "i32" ? [] : [o.value]));
+    for (const value of [...s.inputs, ...others]) requireF32(s.name, value);
+    return rowWork(64 * Math.max(...s.steps.map((step) => step.size))); // exponentials and comparisons
+  },
   sort_slots: () => ({ grid: [1], serialUnits: 1 }),
   grouped_linear: (s, isa) => {
     const { skeleton, blocking } = product(s, isa);
@@ -77,6 +79,7 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
     };
   },
   expert_sum: (s, isa) => {
+    for (const value of [s.weights, ...(s.bias ? [s.bias] : [])]) requireF32(s.name, value);
     const { skeleton, blocking } = product(s, isa);
     return {
       skeleton: skeleton === "linear_amx" ? "expert_sum_amx" : "expert_sum",
@@ -137,6 +140,13 @@ function requireLanes(name: string, headDim: number): void {
     throw new UnsupportedError(
       `${name}: head sizes are multiples of 16 here; found ${headDim} (config.json: head_dim, or hidden_size / num_attention_heads)`,
     );
+}
+
+/** Not every skeleton reads every dtype: throws `UnsupportedError` where a value beside rows and matrices is not f32. */
+function requireF32(name: string, value: BufferValue | TensorValue): void {
+  if (value.dtype === "f32") return;
+  const remedy = value.kind === "tensor" ? "declare the weight as f32" : "cast the value to f32";
+  throw new UnsupportedError(`${name}: ${value.name} is ${value.dtype}, which is read as f32 here: ${remedy}`);
 }
 
 const extent = (dim: Dim): Rpn => (typeof dim === "number" ? [dim] : dim.times === 1 ? [dim.sym] : [dim.sym, dim.times, "mul"]);
