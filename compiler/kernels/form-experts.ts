@@ -40,6 +40,8 @@ export class ExpertKernels {
 
   /** Finds what one kernel computes around `topK`; to be called before any kernel is formed. */
   claimRoute(topK: NodeOf<"top_k">): void {
+    // Two choices among the same scores are one kernel's work.
+    if ([...this.routes.values()].some((other) => other.nodes.includes(topK))) return;
     const route = findRoute(topK, this.around.usersOf, this.around.isNamed);
     for (const inner of route.nodes) if (inner !== topK) this.around.claim(inner);
     this.routes.set(topK, route);
@@ -132,6 +134,9 @@ export class ExpertKernels {
         node,
         "the rows combined must be a grouped linear's, with at most one vector an expert added and no other reader",
       );
+    }
+    if (linear.operands[0].op === "dispatch") {
+      return this.values.refuse(linear, "rows are combined after a second linear: experts of a single one have no kernel");
     }
     const { total: n, ...common } = this.ofExperts(linear);
     // Sums stay in f32 where they are written: a result of another dtype is rounded by a kernel of its own.

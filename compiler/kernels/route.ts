@@ -43,7 +43,9 @@ export function findRoute(
   const isAtHand = (node: Node) => nodes.has(node) || node.op === "constant" || isWeightExpression(node);
   for (let grown = true; grown; ) {
     const users = new Set([...nodes].flatMap(usersOf));
-    const next = [...users].filter((user) => !nodes.has(user) && ROW_OPS.has(user.op) && user.operands.every(isReachable));
+    const next = [...users].filter(
+      (user) => !nodes.has(user) && ROW_OPS.has(user.op) && !isNarrow(user) && user.operands.every(isReachable),
+    );
     for (const user of next) nodes.add(user);
     grown = next.length > 0;
   }
@@ -56,6 +58,9 @@ export function findRoute(
     return isAtHand(node) || [...nodes].some((n) => n.operands.includes(node as never));
   }
 }
+
+/** Rows are kept in f32: what others read in another dtype is rounded by a kernel of its own. */
+const isNarrow = ({ type: { dtype } }: Node): boolean => dtype !== "f32" && dtype !== "i32";
 
 /** The steps of a route. `read` gives what the kernel reads from memory. Throws `UnsupportedError` for what is not one row's work. */
 export function routeSteps(

@@ -62,6 +62,12 @@ function sameAfterPasses(build: (b: Building) => Node): string[] {
   return lowered.kernels.map((k) => k.name);
 }
 
+/** Six experts without gates, each over its own of the sorted rows. */
+function expert(g: Graph, x: Node, ids: Node, w: Building["w"], name: string): Node {
+  const inner = g.silu(g.groupedLinear(g.dispatch(x, ids), w(`${name}.up`, 6, 48, 32), ids));
+  return g.groupedLinear(inner, w(`${name}.down`, 6, 32, 48), ids);
+}
+
 describe("kernels of unusual graphs compute what the graph means:", () => {
   test("an attention's output times a gate", () => {
     const names = same(({ g, x, w, attend }) => {
@@ -191,6 +197,29 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     expect(tensors).toEqual(["embed", "positions", "pairs", "pairs (2)", "down", "biases", "gain", "norm", "head"]);
   });
 
+  test("two choices of experts among the same scores", () => {
+    const names = sameAfterPasses(({ g, x, w }) => {
+      const scores = g.softmax(g.linear(x, w("router", 6, 32)));
+      const experts = (k: number) => {
+        const ids = g.topK(scores, k);
+        return g.combine(expert(g, x, ids, w, `experts.${k}`), g.gatherCols(scores, ids), ids);
+      };
+      return g.plus(experts(1), experts(2));
+    });
+    expect(names.filter((n) => n.startsWith("route"))).toEqual(["route_1of6__softmax_top_k_top_k"]);
+  });
+
+  test("scores of experts that something reads rounded", () => {
+    const names = sameAfterPasses(({ g, x, w }) => {
+      const scores = g.sigmoid(g.linear(x, w("router", 6, 32)));
+      const ids = g.topK(scores, 2);
+      const y = expert(g, x, ids, w, "experts");
+      const rounded = g.linear(g.cast(scores, "bf16"), g.weight("mixed", { dtype: "bf16", shape: [32, 6] }));
+      return g.plus(rounded, g.combine(y, g.gatherCols(scores, ids), ids));
+    });
+    expect(names).toEqual(expect.arrayContaining(["route_2of6__top_k", "elementwise_6__round_bf16"]));
+  });
+
   test("attention and mlp side by side over one norm", () => {
     sameAfterPasses(({ g, x, w }) => {
       const normed = g.rmsNorm(x, w("n", 32), 1e-6);
@@ -292,6 +321,16 @@ describe("graphs that no kernel computes are refused by name:", () => {
         return g.reshape(g.pagedAttention(heads("q"), kv, 0.25, null), [g.T, 16]);
       },
       /store_kv at layers\.0 .*: heads are made of f32 rows; .* bf16/,
+    ],
+    [
+      "experts of a single linear",
+      ({ g, x, w }) => {
+        const scores = g.linear(x, w("router", 6, 32));
+        const ids = g.topK(scores, 2);
+        const y = g.groupedLinear(g.dispatch(x, ids), w("experts", 6, 32, 32), ids);
+        return g.combine(y, g.gatherCols(scores, ids), ids);
+      },
+      /grouped_linear at layers\.0 .*: .*experts of a single one/,
     ],
     [
       "a slice of each head as a head",
