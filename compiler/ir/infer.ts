@@ -269,12 +269,31 @@ function requireIds(ids: Node): [tokens: Dim, k: number] {
   return ids.type.shape as [Dim, number];
 }
 
+/** The `top_k` that the rows of `x` are sorted by; null where none sorts them, or two do. */
+function sortedBy(x: Node): Node | null {
+  if (x.op === "dispatch" || x.op === "expert_rows") return x.operands[1];
+  if (x.op === "grouped_linear") return x.operands[2];
+  const [rows] = x.type.shape;
+  if (x.op === "combine" || rows === undefined) return null;
+  let ids: Node | null = null;
+  for (const operand of x.operands) {
+    const [first] = operand.type.shape;
+    if (first === undefined || !sameDim(first, rows)) continue; // the same for all rows
+    const found = sortedBy(operand);
+    if (!found || (ids && found !== ids)) return null;
+    ids = found;
+  }
+  return ids;
+}
+
 /** Rows sorted by expert: k a token. */
 function requireSorted(x: Node, ids: Node): Dim {
   const [tokens, k] = requireIds(ids);
   const rows = timesDim(tokens, k);
   require(x.type.shape[0] !== undefined && sameDim(x.type.shape[0], rows), () =>
     `x is ${printShape(x.type.shape)} but ids are ${printShape(ids.type.shape)}; expected the ${printDim(rows)} rows of a dispatch`);
+  require(sortedBy(x) === ids, () =>
+    "x has rows in another order than these ids sort them; expected rows of a dispatch by the same ids");
   return rows;
 }
 

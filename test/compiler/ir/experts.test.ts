@@ -207,6 +207,28 @@ describe("ops of experts", () => {
       /weights are \(T, 6\) but ids are \(T, 2\); expected one weight an expert/,
     ],
     [
+      "rows sorted by other experts",
+      ({ g, x, scores, matrices }) => {
+        const ids = g.topK(scores, 2);
+        return g.groupedLinear(g.silu(g.dispatch(x, g.topK(g.sigmoid(scores), 2))), matrices, ids);
+      },
+      /x has rows in another order than these ids sort them/,
+    ],
+    [
+      "a vector of other experts added to sorted rows",
+      ({ g, x, scores, matrices, vectors }) => {
+        const ids = g.topK(scores, 2);
+        const y = g.groupedLinear(g.dispatch(x, ids), matrices, ids);
+        return g.combine(g.plus(y, g.expertRows(vectors, g.topK(g.sigmoid(scores), 2))), g.gatherCols(scores, ids), ids);
+      },
+      /x has rows in another order/,
+    ],
+    [
+      "rows of tokens where each has one expert",
+      ({ g, x, scores, matrices }) => g.groupedLinear(x, matrices, g.topK(scores, 1)),
+      /x has rows in another order/,
+    ],
+    [
       "rows of another step",
       ({ g, x, scores }) => g.dispatch(g.gatherRows(x, g.input("sample_rows")), g.topK(scores, 2)),
       /x is \(S, 4\) but ids are \(T, 2\); expected one row of ids a token/,
