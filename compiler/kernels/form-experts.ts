@@ -99,6 +99,7 @@ export class ExpertKernels {
         ? o
         : this.values.refuse(node, `${o.name} is not one vector an expert: other values cannot be read along sorted rows`),
     );
+    this.requireSortedReaders(node, region.root);
     const [x] = node.operands;
     const rows = sortedRows(common.tokens, common.perToken, common.numExperts);
     this.around.push({
@@ -112,6 +113,14 @@ export class ExpertKernels {
       out: this.values.output(region.root, { rows }),
       nodes: x.op === "dispatch" ? [x, ...region.nodes] : region.nodes,
     });
+  }
+
+  /** Sorted rows lie with gaps between experts, which nobody expects but the kernels that have the plan. */
+  private requireSortedReaders(node: Node, value: Node): void {
+    if (this.around.isNamed(value)) this.values.refuse(node, "rows sorted by expert cannot be tapped");
+    const other = this.around.usersOf(value).find((user) => user.op !== "grouped_linear" && user.op !== "combine");
+    if (other)
+      this.values.refuse(node, `its rows, sorted by expert, are read by a ${other.op}, which no kernel computes over such rows`);
   }
 
   /** The combine that alone reads a grouped linear, perhaps after one vector an expert was added to it. */

@@ -40,11 +40,13 @@ export function findRoute(
     node.operands.forEach(backwards);
   };
   backwards(topK);
+  // What the chosen experts are weighed by need not be what they are chosen by.
+  for (const user of usersOf(topK)) if (user.op === "gather_cols") backwards(user);
   const isAtHand = (node: Node) => nodes.has(node) || node.op === "constant" || isWeightExpression(node);
   for (let grown = true; grown; ) {
     const users = new Set([...nodes].flatMap(usersOf));
     const next = [...users].filter(
-      (user) => !nodes.has(user) && ROW_OPS.has(user.op) && !isNarrow(user) && user.operands.every(isReachable),
+      (user) => !nodes.has(user) && ROW_OPS.has(user.op) && !isNarrow(user) && user.operands.every(isAtHand),
     );
     for (const user of next) nodes.add(user);
     grown = next.length > 0;
@@ -52,11 +54,6 @@ export function findRoute(
   const ordered = [...nodes].sort((a, b) => a.id - b.id);
   const outs = ordered.filter((node) => isNamed(node) || usersOf(node).some((user) => !nodes.has(user)));
   return { nodes: ordered, outs };
-
-  // The scores themselves may be read again (gpt-oss weighs by a softmax over the chosen logits).
-  function isReachable(node: Node): boolean {
-    return isAtHand(node) || [...nodes].some((n) => n.operands.includes(node as never));
-  }
 }
 
 /** Rows are kept in f32: what others read in another dtype is rounded by a kernel of its own. */

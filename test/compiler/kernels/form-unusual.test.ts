@@ -62,6 +62,14 @@ function sameAfterPasses(build: (b: Building) => Node): string[] {
   return lowered.kernels.map((k) => k.name);
 }
 
+/** A layer of experts with `change` between their two linears. */
+function throughExperts({ g, x, w }: Building, change: (inner: Node) => Node): Node {
+  const scores = g.softmax(g.linear(x, w("router", 6, 32)));
+  const ids = g.topK(scores, 2);
+  const inner = change(g.silu(g.groupedLinear(g.dispatch(x, ids), w("up", 6, 48, 32), ids)));
+  return g.combine(g.groupedLinear(inner, w("down", 6, 32, 48), ids), g.gatherCols(scores, ids), ids);
+}
+
 /** Six experts without gates, each over its own of the sorted rows. */
 function expert(g: Graph, x: Node, ids: Node, w: Building["w"], name: string): Node {
   const inner = g.silu(g.groupedLinear(g.dispatch(x, ids), w(`${name}.up`, 6, 48, 32), ids));
@@ -209,6 +217,16 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
     expect(names.filter((n) => n.startsWith("route"))).toEqual(["route_1of6__softmax_top_k_top_k"]);
   });
 
+  test("experts weighed by other scores than they are chosen by", () => {
+    const names = sameAfterPasses(({ g, x, w }) => {
+      const logits = g.linear(x, w("router", 6, 32));
+      const ids = g.topK(logits, 2);
+      const weights = g.mul(g.gatherCols(g.softmax(logits), ids), g.sigmoid(g.gatherCols(logits, ids)));
+      return g.combine(expert(g, x, ids, w, "experts"), weights, ids);
+    });
+    expect(names).toContain("route_2of6__top_k_softmax");
+  });
+
   test("scores of experts that something reads rounded", () => {
     const names = sameAfterPasses(({ g, x, w }) => {
       const scores = g.sigmoid(g.linear(x, w("router", 6, 32)));
@@ -321,6 +339,16 @@ describe("graphs that no kernel computes are refused by name:", () => {
         return g.reshape(g.pagedAttention(heads("q"), kv, 0.25, null), [g.T, 16]);
       },
       /store_kv at layers\.0 .*: heads are made of f32 rows; .* bf16/,
+    ],
+    [
+      "sorted rows that are tapped",
+      (b) => throughExperts(b, (inner) => b.g.tap("inner", inner)),
+      /grouped_linear at layers\.0 .*: rows sorted by expert cannot be tapped/,
+    ],
+    [
+      "a norm of sorted rows",
+      (b) => throughExperts(b, (inner) => b.g.rmsNorm(inner, b.w("gain", 48), 1e-6)),
+      /grouped_linear at layers\.0 .*: its rows, sorted by expert, are read by a rms_norm/,
     ],
     [
       "experts of a single linear",
