@@ -36,7 +36,7 @@ function base(spec: Unnamed): string {
     case "route": {
       const sizes = spec.steps.map((s) => s.size);
       const words = spec.steps.flatMap((s) => (s.op === "load" || s.op === "gather_cols" || s.op === "map" ? [] : [s.op]));
-      return `route_${Math.min(...spec.steps.flatMap((s) => (s.op === "top_k" ? [s.size] : [])))}of${Math.max(...sizes)}__${words.join("_")}`;
+      return `route_${Math.max(...spec.steps.flatMap((s) => (s.op === "top_k" ? [s.size] : [])))}of${Math.max(...sizes)}__${words.join("_")}`;
     }
     case "sort_slots":
       return `sort_slots_${spec.ids.cols}of${spec.numExperts}`;

@@ -47,6 +47,20 @@ describe("costs", () => {
     expect(costs([g.gatherRows(x, g.input("sample_rows"))])).toEqual([0, 4 * 3 + 3 * 12 * (4 + 4)]);
   });
 
+  it("of experts read the matrices of those that a step can have, be it of tokens or of sampled rows", () => {
+    const { g, x } = values();
+    const w = g.weight("w", { dtype: "bf16", shape: [6, 7, 12] });
+    for (const [rows, symbol] of [
+      [x, "T"],
+      [g.gatherRows(x, g.input("sample_rows")), "S"],
+    ] as const) {
+      const ids = g.topK(g.linear(rows, g.weight("router", { dtype: "f32", shape: [6, 12] })), 2);
+      const { flops, bytes } = costsOf([g.groupedLinear(g.dispatch(rows, ids), w, ids)], [], 16);
+      expect(flops).toEqual([{ coefficient: 2 * 2 * 7 * 12, symbols: [symbol] }]);
+      expect(polynomialToRpn(bytes).join(" ")).toContain(`${2 * 7 * 12} ${symbol} 2 mul 6 min mul`);
+    }
+  });
+
   it("of angles by length count the lengths", () => {
     const { g } = values();
     const angles = (long: { invFreq: number[]; beyond: number } | null) => g.ropeAngles(g.input("positions"), [1], 1, long);

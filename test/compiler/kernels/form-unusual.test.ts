@@ -214,7 +214,7 @@ describe("kernels of unusual graphs compute what the graph means:", () => {
       };
       return g.plus(experts(1), experts(2));
     });
-    expect(names.filter((n) => n.startsWith("route"))).toEqual(["route_1of6__softmax_top_k_top_k"]);
+    expect(names.filter((n) => n.startsWith("route"))).toEqual(["route_2of6__softmax_top_k_top_k"]);
   });
 
   test("experts weighed by other scores than they are chosen by", () => {
