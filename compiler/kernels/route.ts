@@ -33,16 +33,15 @@ export function findRoute(
   usersOf: (node: Node) => readonly Node[],
   isNamed: (node: Node) => boolean,
 ): Route {
-  const nodes = new Set<Node>();
-  const backwards = (node: Node): void => {
-    if (nodes.has(node) || !ROW_OPS.has(node.op) || isWeightExpression(node)) return;
-    nodes.add(node);
-    node.operands.forEach(backwards);
-  };
-  backwards(topK);
-  // What the chosen experts are weighed by need not be what they are chosen by.
-  for (const user of usersOf(topK)) if (user.op === "gather_cols") backwards(user);
+  let nodes = withWorkBefore(topK, new Set());
   const isAtHand = (node: Node) => nodes.has(node) || node.op === "constant" || isWeightExpression(node);
+  // What the chosen experts are weighed by need not be what they are chosen by, where it is there when they are chosen.
+  for (const user of usersOf(topK)) {
+    if (user.op !== "gather_cols") continue;
+    const more = withWorkBefore(user, new Set(nodes));
+    const isThere = (node: Node) => more.has(node) || isAtHand(node) || node.id < topK.id;
+    if ([...more].every((node) => node.operands.every(isThere))) nodes = more;
+  }
   for (let grown = true; grown; ) {
     const users = new Set([...nodes].flatMap(usersOf));
     const next = [...users].filter(
@@ -54,6 +53,14 @@ export function findRoute(
   const ordered = [...nodes].sort((a, b) => a.id - b.id);
   const outs = ordered.filter((node) => isNamed(node) || usersOf(node).some((user) => !nodes.has(user)));
   return { nodes: ordered, outs };
+}
+
+/** `nodes` with `node` and all row by row work that it is made by. */
+function withWorkBefore(node: Node, nodes: Set<Node>): Set<Node> {
+  if (nodes.has(node) || !ROW_OPS.has(node.op) || isWeightExpression(node)) return nodes;
+  nodes.add(node);
+  for (const operand of node.operands) withWorkBefore(operand, nodes);
+  return nodes;
 }
 
 /** Rows are kept in f32: what others read in another dtype is rounded by a kernel of its own. */

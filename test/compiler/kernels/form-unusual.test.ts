@@ -63,11 +63,11 @@ function sameAfterPasses(build: (b: Building) => Node): string[] {
 }
 
 /** A layer of experts with `change` between their two linears. */
-function throughExperts({ g, x, w }: Building, change: (inner: Node) => Node): Node {
+function throughExperts({ g, x, w }: Building, change: (inner: Node) => Node, weights?: (ids: Node) => Node): Node {
   const scores = g.softmax(g.linear(x, w("router", 6, 32)));
   const ids = g.topK(scores, 2);
   const inner = change(g.silu(g.groupedLinear(g.dispatch(x, ids), w("up", 6, 48, 32), ids)));
-  return g.combine(g.groupedLinear(inner, w("down", 6, 32, 48), ids), g.gatherCols(scores, ids), ids);
+  return g.combine(g.groupedLinear(inner, w("down", 6, 32, 48), ids), weights?.(ids) ?? g.gatherCols(scores, ids), ids);
 }
 
 /** Six experts without gates, each over its own of the sorted rows. */
@@ -339,6 +339,16 @@ describe("graphs that no kernel computes are refused by name:", () => {
         return g.reshape(g.pagedAttention(heads("q"), kv, 0.25, null), [g.T, 16]);
       },
       /store_kv at layers\.0 .*: heads are made of f32 rows; .* bf16/,
+    ],
+    [
+      "weights of experts that are made after these are chosen",
+      (b) =>
+        throughExperts(
+          b,
+          (inner) => inner,
+          (ids) => b.g.gatherCols(b.g.linear(b.x, b.w("later", 6, 32)), ids),
+        ),
+      /gather_cols at layers\.0 .*: a kernel computes it only on the way to a top_k/,
     ],
     [
       "sorted rows that are tapped",
