@@ -2,7 +2,8 @@
  * What a kernel spec means: slow, obvious f32 arithmetic over whole arrays.
  *
  * `interpretKernels` over the specs formed from a graph gives the same arrays as interpreting the graph, bit for bit: sums run in
- * double precision and in the same order, and both round where a value of the graph ends. Generated kernels are compared with it. Sampling is not interpreted here: its reference is a distribution, not an array.
+ * double precision and in the same order, and both round where a value of the graph ends. Generated kernels are compared with it.
+ * Sampling is not interpreted here: its reference is a distribution, not an array.
  */
 import { invariant } from "../errors.ts";
 import { roundTo } from "../ir/rounding.ts";

@@ -60,7 +60,7 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   ],
 };
 
-/** A kernel's arguments in calling order; the output is last (the sampler's outputs are step arrays). */
+/** A kernel's arguments in calling order; what it writes is last (the sampler's outputs are step arrays). */
 export function kernelArgs(spec: KernelSpec): KernelArg[] {
   return (order[spec.kind] as (s: KernelSpec) => KernelArg[])(spec);
 }
@@ -70,6 +70,7 @@ export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
   if (spec.kind === "sample") return [];
   return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
 }
+
 /** The tensors of weights.bin that a kernel reads, in calling order. */
 export const kernelTensors = (spec: KernelSpec): TensorValue[] =>
   kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "tensor" ? [arg.value] : []));

@@ -75,7 +75,7 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
       // Active experts come first in the plan, of which there are no more than slots: the units of a large batch's idle experts do nothing.
       grid: [...extent(s.tokens), s.perToken, "mul", s.numExperts, "min", units, "mul"],
       chunk: Math.min(units, groups * STREAMS),
-      blocking: { ...blocking, units, rowTilesPerPass: 4 },
+      blocking: { ...blocking, units },
     };
   },
   expert_sum: (s, isa) => {
@@ -85,7 +85,7 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
       skeleton: skeleton === "linear_amx" ? "expert_sum_amx" : "expert_sum",
       grid: [Math.ceil(s.n / 16)],
       chunk: STREAMS,
-      blocking: { ...blocking, rowTilesPerPass: 4 },
+      blocking,
     };
   },
   paged_attention: (s, isa) => {
@@ -118,7 +118,8 @@ function product(
   const { bf16, rowBlock, accumulators } = cpuDialects[isa];
   const bothBf16 = spec.x.dtype === "bf16" && spec.w.dtype === "bf16";
   if (bothBf16 && bf16 === "tiles") {
-    return { skeleton: "linear_amx", blocking: { streams: STREAMS, rowTilesPerPass: 16, blockTilesK: 16, prefetchTiles: 2 } };
+    const rowTilesPerPass = spec.kind === "linear" ? 16 : 4; // experts have few rows each
+    return { skeleton: "linear_amx", blocking: { streams: STREAMS, rowTilesPerPass, blockTilesK: 16, prefetchTiles: 2 } };
   }
   const widens = spec.x.dtype === "f32" && ["f32", "bf16", "f16"].includes(spec.w.dtype);
   if (!widens && !(bothBf16 && bf16 === "pairs")) {

@@ -3,8 +3,9 @@
  *
  * Decodes go first, then prefills already begun, then newcomers, each in order of arrival, under a token budget; a prefill takes what
  * is left of the budget and goes on in the next step. When blocks run out the latest arrival gives its own back and is computed anew
- * later; so does a sequence that has grown past a length beyond which its keys are others. Nothing here waits or talks to a device. State moves when a step is *scheduled*, so `schedule` may be called again before
- * the step has reported back: a sequence that awaits its sampled token has nothing to schedule and is passed over.
+ * later; so does a sequence that has grown past a length beyond which its keys are others. Nothing here waits or talks to a device.
+ * State moves when a step is *scheduled*, so `schedule` may be called again before the step has reported back: a sequence that awaits
+ * its sampled token has nothing to schedule and is passed over.
  *
  * The device must run steps in the order they were scheduled: blocks freed while a step is in flight are handed out at once.
  */
