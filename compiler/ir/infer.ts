@@ -270,7 +270,7 @@ function requireIds(ids: Node): [tokens: Dim, k: number] {
 }
 
 /** The `top_k` that the rows of `x` are sorted by; null where none sorts them, or two do. */
-function sortedBy(x: Node): Node | null {
+export function sortedBy(x: Node): Node | null {
   if (x.op === "dispatch" || x.op === "expert_rows") return x.operands[1];
   if (x.op === "grouped_linear") return x.operands[2];
   const [rows] = x.type.shape;

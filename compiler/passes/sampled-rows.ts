@@ -6,8 +6,9 @@
  * Only values that nothing else reads go with the rows. It looks at all users of a value, so it is a function, not a list of rules.
  */
 import type { Graph } from "../ir/graph.ts";
+import { sortedBy } from "../ir/infer.ts";
 import { ELEMENTWISE, type Node, type NodeOf, type Operands, type OpName } from "../ir/ops.ts";
-import { type Dim, sameDim } from "../ir/tensor-type.ts";
+import { type Dim, timesDim } from "../ir/tensor-type.ts";
 import type { Pass } from "./pass.ts";
 
 /** Ops that compute the rows of a token from those of the same token, whatever the others are. */
@@ -50,7 +51,7 @@ export const sampledRows: Pass = {
         sampledOf.set(value, taken);
       }
       const operands = node.operands.map((o) => sampledOf.get(o) ?? map(o));
-      const sampled = (d: Dim) => (sameDim(d, graph.T) ? into.S : d);
+      const sampled = (d: Dim) => (typeof d === "object" && d.sym === graph.T.sym ? timesDim(into.S, d.times) : d);
       if (node.op === "reshape") return into.reshape(operands[0] as Node, node.attrs.shape.map(sampled));
       return into.add(node.op, operands as unknown as Operands<typeof node.op>, node.attrs) as Node;
     });
@@ -78,13 +79,13 @@ function sinkable(graph: Graph, gather: NodeOf<"gather_rows">): ReadonlySet<Node
       if (isRead && !staying.has(node) && BY_ROW.has(node.op) && ofTokens(graph, node)) sunk.add(node);
     }
     // Chosen experts and rows sorted by them cannot be sampled: who reads them goes only where they go.
-    const torn = [...sunk].filter((node) => node.operands.some((o) => !sunk.has(o) && (o.op === "top_k" || isSorted(o))));
+    const torn = [...sunk].filter((node) =>
+      node.operands.some((o) => !sunk.has(o) && (o.op === "top_k" || sortedBy(o) !== null)),
+    );
     if (torn.length === 0) return sunk;
     for (const node of torn) staying.add(node);
   }
 }
-
-const isSorted = ({ type }: Node): boolean => typeof type.shape[0] === "object" && type.shape[0].times > 1;
 
 /** Whether a value has rows of the step's tokens. */
 function ofTokens(graph: Graph, { type }: Node): boolean {

@@ -66,9 +66,9 @@ describe("sampled-rows", () => {
     expect(text.match(/= linear .* : f32\(T, 4\)/g)).toHaveLength(4);
   });
 
-  it("leaves rows sorted by experts that something else reads", () => {
+  it.each([1, 2])("leaves rows sorted by experts, %i of each token, that something else reads", (k) => {
     const text = sampling(({ g, x, w }) => {
-      const ids = g.topK(g.linear(x, w("router", 8, 4)), 2);
+      const ids = g.topK(g.linear(x, w("router", 8, 4)), k);
       const rows = g.dispatch(x, ids);
       const y = (name: string) =>
         g.combine(
@@ -79,7 +79,7 @@ describe("sampled-rows", () => {
       g.tap("looked", y("a"));
       return g.plus(x, y("b"));
     });
-    expect(text).not.toContain("2·S");
+    expect(text).not.toMatch(/(dispatch|grouped_linear) .*S, /);
     expect(text.match(/= combine .* : f32\(T, 4\)/g)).toHaveLength(2);
   });
 });
