@@ -9,7 +9,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { stampWeights } from "../runtime/engine-files.ts";
-import type { Manifest, ModelFacts } from "../runtime/manifest.ts";
+import type { Manifest, ModelFacts, UnusedEntry } from "../runtime/manifest.ts";
 import type { ModelConfig } from "./architecture.ts";
 import { librarySources } from "./codegen/render.ts";
 import { copyModelFiles, hashFiles, writeKernelSources, writeManifest } from "./engine/contents.ts";
@@ -18,13 +18,17 @@ import { writeEngineFolder } from "./engine/folder.ts";
 import { buildLibrary } from "./engine/library.ts";
 import { assembleManifest, engineName, printJson, WEIGHTS_FILE } from "./engine/manifest.ts";
 import { writeModule, writePackage } from "./engine/package.ts";
-import { isUpToDate, type UpToDateEvents } from "./engine/up-to-date.ts";
+import { type UpToDateEvents, upToDateEngine } from "./engine/up-to-date.ts";
+import { CompileError } from "./errors.ts";
 import type { Graph } from "./ir/graph.ts";
 import { type Dump, type Generated, type GenerateRequest, generate } from "./pipeline.ts";
 import { checkSources } from "./weights/layout.ts";
 import { packWeights } from "./weights/pack.ts";
 import type { WeightSource } from "./weights/source.ts";
-import { type UnusedTensor, unusedTensors } from "./weights/unused.ts";
+import { unusedTensors } from "./weights/unused.ts";
+
+/** Unread tensors that are named. */
+const MOST_NAMES = 5;
 
 /** What to compile and for what. */
 export interface CompileRequest extends GenerateRequest {
@@ -36,6 +40,8 @@ export interface CompileRequest extends GenerateRequest {
   readonly modelFolder: string | null;
   /** The config.json that was compiled: the model folder's own, a preset's, or either with fewer layers. */
   readonly configJson: unknown;
+  /** A tensor that nothing reads and `unusedTensors` does not explain is an error: somebody is writing the architecture, and forgot it. */
+  readonly everyTensorIsRead: boolean;
   /** Version and build of this compiler. */
   readonly compiler: string;
   /** Other options that shaped the model, for provenance. */
@@ -53,7 +59,7 @@ export interface CompileReport {
   readonly kernels: number;
   readonly weightBytes: number;
   /** What the checkpoint holds beyond that. */
-  readonly unusedTensors: readonly UnusedTensor[];
+  readonly unusedTensors: readonly UnusedEntry[];
   readonly seconds: { readonly generate: number; readonly pack: number; readonly build: number };
 }
 
@@ -83,11 +89,13 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       ...(request.weightsFile ? {} : { weightsFile: false }),
     },
   };
-  if (await isUpToDate(folder, { name, target: request.target, provenance }, events)) {
+  const there = await upToDateEngine(folder, { name, target: request.target, provenance }, events);
+  if (there) {
     // Who asks what an engine that is there was made of is told.
     const generated = events.dump || events.onGenerated ? generate(request, events.dump) : null;
     if (generated) events.onGenerated?.(generated);
-    return { folder, upToDate: true, kernels: 0, weightBytes: 0, unusedTensors: [], seconds: { generate: 0, pack: 0, build: 0 } };
+    const seconds = { generate: 0, pack: 0, build: 0 };
+    return { folder, upToDate: true, kernels: 0, weightBytes: 0, unusedTensors: there.weights.unused, seconds };
   }
 
   const start = performance.now();
@@ -99,6 +107,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
     tieWordEmbeddings: request.config.tieWordEmbeddings,
   });
+  if (request.everyTensorIsRead) refuseUnread(unused, request.modelFolder ?? name);
   await ensureSpace(folder, (request.weightsFile ? plan.bytes : 0) + 2 ** 24, "-o");
   const seconds = { generate: since(start), pack: 0, build: 0 };
 
@@ -129,6 +138,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       provenance,
       weightsPlan: plan,
       packed,
+      unused,
       kvCache,
       arena,
       library,
@@ -140,6 +150,18 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     await writeManifest(temporary, manifest);
   });
   return { folder, upToDate: false, kernels: emitted.texts.length, weightBytes: plan.bytes, unusedTensors: unused, seconds };
+}
+
+/** Throws `CompileError` naming tensors that nothing reads for no reason that is known. */
+function refuseUnread(unused: readonly UnusedEntry[], where: string): void {
+  const forgotten = unused.find(({ why }) => why === null);
+  if (!forgotten) return;
+  const { names, count } = forgotten;
+  throw new CompileError(
+    `${where}: your build never reads ${count === 1 ? "a tensor" : `${count} tensors`} of the checkpoint: ` +
+      `${names.slice(0, MOST_NAMES).join(", ")}${names.length > MOST_NAMES ? ", …" : ""}. ` +
+      'Read what was forgotten, or say in defineArchitecture why it is left: unusedTensors: () => [{ prefix: "model.extra.", why: "…" }]',
+  );
 }
 
 /** An engine says which config.json it was made from, so that it can be verified without the model: the folder's, unless it differs. */

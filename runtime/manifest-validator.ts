@@ -26,6 +26,7 @@ import {
   SYMBOLS,
   type Tap,
   type TensorEntry,
+  type UnusedEntry,
 } from "./manifest.ts";
 import {
   asObject,
@@ -110,6 +111,14 @@ const tensor: Reader<TensorEntry> = record<TensorEntry>({
   sources: list(label, 0, 4096),
 });
 
+const anyText = text(/^.{1,4096}$/s, "1 to 4096 characters");
+const unused: Reader<UnusedEntry> = record<UnusedEntry>({
+  names: list(anyText, 1, 2 ** 20),
+  count: integer(1, 2 ** 30),
+  bytes,
+  why: nullable(anyText),
+});
+
 const rows: Reader<ManifestSymbol | number> = (value, path) =>
   typeof value === "string" ? oneOf(SYMBOLS)(value, path) : integer(1, 2 ** 31)(value, path);
 
@@ -189,7 +198,13 @@ const manifest: Reader<Manifest> = record<Manifest>({
     checkpoint: text(/^([0-9a-f]{64}|random:\d{1,15})$/, "a sha256 in hexadecimal, or random: and a seed"),
     options: dictionary(/^[A-Za-z][\w-]{0,63}$/, "fields with plain names", scalar, 64),
   }),
-  weights: record<Manifest["weights"]>({ file: fileName, bytes, sha256: nullable(sha256), tensors: list(tensor, 0, 2 ** 20) }),
+  weights: record<Manifest["weights"]>({
+    file: fileName,
+    bytes,
+    sha256: nullable(sha256),
+    tensors: list(tensor, 0, 2 ** 20),
+    unused: list(unused, 0, 2 ** 16),
+  }),
   kvCache,
   arena: record<Manifest["arena"]>({ bytes, buffers: list(buffer, 0, 2 ** 18) }),
   library: nullable(

@@ -90,6 +90,16 @@ export interface TensorEntry {
   readonly sources: readonly string[];
 }
 
+/** Checkpoint tensors that no kernel reads, for one reason. */
+export interface UnusedEntry {
+  /** In the order of names, with `{0..3}` for numbers that count up. */
+  readonly names: readonly string[];
+  readonly count: number;
+  readonly bytes: number;
+  /** A clause; null when nobody said. */
+  readonly why: string | null;
+}
+
 /** A region of the arena. `rows` is row-major; `tile16x32` is [rows/16][cols/32][16][32], zero beyond `cols`. Regions of buffers whose lives do not meet overlap. */
 export interface BufferEntry {
   readonly name: string;
@@ -176,6 +186,8 @@ export interface Manifest {
     /** Null where the weights were left out: such an engine shows its kernels and does not run. */
     readonly sha256: string | null;
     readonly tensors: readonly TensorEntry[];
+    /** What the checkpoint holds beyond these: what nobody explained first. */
+    readonly unused: readonly UnusedEntry[];
   };
   readonly kvCache: KvCacheEntry;
   readonly arena: { readonly bytes: number; readonly buffers: readonly BufferEntry[] };

@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { ARCHITECTURES } from "../../models/registry.ts";
 import { loadNative } from "../../runtime/native.ts";
 import { computeDType, type ModelConfig } from "../architecture.ts";
 import { type CompileReport, type CompileRequest, compileEngine } from "../compile.ts";
@@ -16,7 +17,6 @@ import { FileHashes } from "../weights/file-hashes.ts";
 import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
 import type { WeightDType } from "../weights/source.ts";
-import type { UnusedTensor } from "../weights/unused.ts";
 import { architectureOf, architectureOption } from "./architecture-of.ts";
 import { compilerBuild } from "./build-id.ts";
 import { interruptible, UsageError } from "./exit.ts";
@@ -24,10 +24,9 @@ import type { ModelSource } from "./model-source.ts";
 import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags, ModelFlags } from "./options.ts";
 import { engineCache, hashCache, kernelCache } from "./places.ts";
-import { formatBytes, progress, withProgress } from "./progress.ts";
+import { progress, withProgress } from "./progress.ts";
+import { unusedNotes } from "./unused-notes.ts";
 
-/** Unused tensors that are named. */
-const MOST_NAMES = 5;
 const DTYPES = ["float32", "bfloat16", "float16"] as const;
 
 /** How a compile goes about it. */
@@ -74,6 +73,7 @@ export async function compileModel(
       checkpoint: weights.checkpoint,
       modelFolder: source.kind === "checkpoint" ? source.folder : null,
       configJson,
+      everyTensorIsRead: !ARCHITECTURES.includes(architecture) && flags.layers === undefined,
       target,
       compiler: compilerBuild(),
       options: { ...(flags.layers === undefined ? {} : { layers: flags.layers }), ...architectureOption(model) },
@@ -197,24 +197,6 @@ async function openWeights(
     checkpoint: hash,
     close: () => checkpoint.close(),
   };
-}
-
-/** What a person should know of tensors that nothing reads: a sentence for each reason, the unknown one first. */
-function unusedNotes(unused: readonly UnusedTensor[]): string[] {
-  const groups = new Map<string | null, UnusedTensor[]>([[null, []]]);
-  for (const tensor of unused) {
-    const group = groups.get(tensor.why);
-    if (group) group.push(tensor);
-    else groups.set(tensor.why, [tensor]);
-  }
-  return [...groups].flatMap(([why, tensors]) => {
-    if (tensors.length === 0) return [];
-    const bytes = formatBytes(tensors.reduce((sum, t) => sum + t.bytes, 0));
-    const [count, are] = tensors.length === 1 ? ["1 tensor", "is"] : [`${tensors.length} tensors`, "are"];
-    const names = tensors.slice(0, MOST_NAMES).map((t) => t.name);
-    const some = `${names.join(", ")}${tensors.length > MOST_NAMES ? ", …" : ""}`;
-    return [`${count} of the checkpoint (${bytes}) ${are} not used${why === null ? "" : ` (${why})`}: ${some}`];
-  });
 }
 
 /** A folder for each different engine, named so that a person knows which is which. */

@@ -13,6 +13,7 @@ export {
   computeDType,
   defineArchitecture,
   type ModelConfig,
+  type UnusedTensors,
   type WeightSpec,
 } from "../architecture.ts";
 export type { CompileReport } from "../compile.ts";

@@ -4,7 +4,7 @@
  * Printing is reproducible (the contract's field order, no times, no paths), and goes through the runtime's own validator, so that
  * the compiler cannot write what the runtime would refuse.
  */
-import { MANIFEST_FORMAT, type Manifest, RPN_OPERATORS, type Rpn } from "../../runtime/manifest.ts";
+import { MANIFEST_FORMAT, type Manifest, RPN_OPERATORS, type Rpn, type UnusedEntry } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { InternalError } from "../errors.ts";
 import type { WeightsPlan } from "../weights/layout.ts";
@@ -20,10 +20,11 @@ export type ManifestParts = Omit<Manifest, "format" | "weights" | "predicted"> &
   readonly weightsPlan: WeightsPlan;
   /** Null where weights.bin was left out. */
   readonly packed: PackedWeights | null;
+  readonly unused: readonly UnusedEntry[];
 };
 
 /** The manifest of an engine made of `parts`. */
-export function assembleManifest({ weightsPlan, packed, ...parts }: ManifestParts): Manifest {
+export function assembleManifest({ weightsPlan, packed, unused, ...parts }: ManifestParts): Manifest {
   const tensors = weightsPlan.tensors.map((t) => t.entry);
   const { kvCache, arena, kernels, programs } = parts;
   const one = { T: 1, B: 1, S: 1, P: 1 };
@@ -31,7 +32,7 @@ export function assembleManifest({ weightsPlan, packed, ...parts }: ManifestPart
   return {
     format: MANIFEST_FORMAT,
     ...parts,
-    weights: { file: WEIGHTS_FILE, bytes: weightsPlan.bytes, sha256: packed?.sha256 ?? null, tensors },
+    weights: { file: WEIGHTS_FILE, bytes: weightsPlan.bytes, sha256: packed?.sha256 ?? null, tensors, unused },
     predicted: {
       weightBytesPerStep: weightsPlan.tensors.reduce((sum, t) => sum + Math.round(t.entry.bytes * t.request.readShare), 0),
       kvBytesPerToken: Math.ceil((kvCache.bytesPerBlock * kvCache.numLayers) / kvCache.blockSize),

@@ -22,12 +22,17 @@ export interface UpToDateEvents {
 }
 
 /**
- * Whether `folder` holds a whole engine made from the same checkpoint, options, compiler and target, so that compiling again
- * would change nothing. Weights are hashed only where their stamp does not match: milliseconds, whatever the model's size.
+ * The manifest of the engine in `folder` where it is whole and made from the same checkpoint, options, compiler and target, so that
+ * compiling again would change nothing; else null. Weights are hashed only where their stamp does not match: milliseconds, whatever
+ * the model's size.
  */
-export async function isUpToDate(folder: string, identity: EngineIdentity, events: UpToDateEvents = {}): Promise<boolean> {
+export async function upToDateEngine(
+  folder: string,
+  identity: EngineIdentity,
+  events: UpToDateEvents = {},
+): Promise<Manifest | null> {
   const manifest = readManifest(folder);
-  if (manifest === undefined || canonical(manifest) !== canonical(identity)) return false;
+  if (manifest === undefined || canonical(manifest) !== canonical(identity)) return null;
   const { files, library } = manifest;
   const hashes = Object.entries(library ? { ...files, [library.file]: library.sha256 } : files);
   const packageFile = join(folder, PACKAGE_FILE); // its text is its owner's: a name to publish under
@@ -35,9 +40,9 @@ export async function isUpToDate(folder: string, identity: EngineIdentity, event
     (existsSync(packageFile) ? null : `${packageFile} is missing`) ??
     (await firstFault(folder, hashes)) ??
     (manifest.weights.sha256 === null ? null : await weightsFault(folder, manifest, { onHash: events.onHash }));
-  if (fault === null) return true;
+  if (fault === null) return manifest;
   events.onFault?.(fault);
-  return false;
+  return null;
 }
 
 /** Kernel sources may be tuned by hand. Throws `CompileError` when `folder` holds an engine with such: compiling would lose them. */

@@ -1,17 +1,10 @@
 /**
  * What a checkpoint holds that the model does not read, and why, where that is known.
  */
+import type { UnusedEntry } from "../../runtime/manifest.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
-import type { WeightsPlan } from "./layout.ts";
+import { printNames, type WeightsPlan } from "./layout.ts";
 import { elementsOf, type StoredSize, type WeightSource } from "./source.ts";
-
-/** A tensor that no kernel reads. */
-export interface UnusedTensor {
-  readonly name: string;
-  readonly bytes: number;
-  /** A clause; null when nobody said. */
-  readonly why: string | null;
-}
 
 /** What is known beforehand of the tensors that a model leaves: by how their names begin, and whether its head is its embedding. */
 export interface UnusedReasons {
@@ -22,16 +15,17 @@ export interface UnusedReasons {
 /** Bytes of two tensors that are compared at a time. */
 const COMPARED_BYTES = 4 * 2 ** 20;
 
-/** The tensors of `source` that `plan` does not read, in the order of their names. */
+/** The tensors of `source` that `plan` does not read, by the reason; those that nobody explained come first. */
 export async function unusedTensors(
   source: WeightSource,
   plan: WeightsPlan,
   { prefixes, tieWordEmbeddings }: UnusedReasons,
-): Promise<UnusedTensor[]> {
+): Promise<UnusedEntry[]> {
   const used = new Set(plan.tensors.flatMap((t) => t.request.rows.segments.map((s) => s.source.name)));
   const all = source.list();
-  const unused: UnusedTensor[] = [];
-  for (const { name, bytes } of all) {
+  const unused = new Map<string | null, StoredSize[]>([[null, []]]);
+  for (const tensor of all) {
+    const { name, bytes } = tensor;
     if (used.has(name)) continue;
     let why = prefixes.find(({ prefix }) => name.startsWith(prefix))?.why ?? null;
     if (name.endsWith("rotary_emb.inv_freq")) why ??= "frequencies are computed from config.json";
@@ -39,9 +33,19 @@ export async function unusedTensors(
       const alike = all.filter((t) => t.bytes === bytes && used.has(t.name));
       why ??= await tiedHead(source, name, alike);
     }
-    unused.push({ name, bytes, why });
+    const alike = unused.get(why);
+    if (alike) alike.push(tensor);
+    else unused.set(why, [tensor]);
   }
-  return unused;
+  return [...unused].filter(([, tensors]) => tensors.length > 0).map(([why, tensors]) => entryOf(why, tensors));
+}
+
+/** Layer 2 stands before layer 10, so that names fold. */
+const byNumber = new Intl.Collator("en", { numeric: true });
+
+function entryOf(why: string | null, tensors: readonly StoredSize[]): UnusedEntry {
+  const names = printNames(tensors.map(({ name }) => name).sort(byNumber.compare));
+  return { names, count: tensors.length, bytes: tensors.reduce((sum, t) => sum + t.bytes, 0), why };
 }
 
 /** A tied head that is stored nevertheless is the embedding once more, unless the checkpoint contradicts its configuration. */

@@ -159,6 +159,14 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
     ],
   ],
   [
+    "tensors that it never reads",
+    [["qkNorm: { eps }", "qkNorm: null"]],
+    () => [
+      "your build never reads 12 tensors of the checkpoint: model.layers.{0..5}.self_attn.k_norm.weight, model.layers.{0..5}.self_attn.q_norm.weight.",
+      "unusedTensors: () => [{ prefix",
+    ],
+  ],
+  [
     "another name",
     [['"Qwen3ForCausalLM"', '"OwnForCausalLM"']],
     () => ["config.json names Qwen3ForCausalLM, but ", "own.ts describes OwnForCausalLM", "leave --arch out"],

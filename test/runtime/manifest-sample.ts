@@ -79,6 +79,7 @@ export function sampleManifest(): Manifest {
           sources: ["lm_head.weight"],
         },
       ],
+      unused: [{ names: ["model.layers.{0..1}.mlp.gate.bias"], count: 2, bytes: 512, why: "biases are not done" }],
     },
     kvCache: { dtype: "bf16", blockSize: 32, numLayers: 2, bytesPerBlock: 2 * 2 * 16 * 32 * 2, rebuiltBeyond: [64] },
     arena: {

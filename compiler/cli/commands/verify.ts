@@ -11,6 +11,7 @@ import { loadForVerification, readManifest } from "../load.ts";
 import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
 import { log, withProgress } from "../progress.ts";
+import { unusedNotes } from "../unused-notes.ts";
 import { COUNTS, GREEDY_TOKENS, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
 
 type Flags = CompileFlags & LoadFlags & { json?: boolean; golden?: string; tokens: number };
@@ -34,8 +35,11 @@ export function verifyCommand(): Command {
 async function verify(model: string, flags: Flags): Promise<Verification> {
   const golden = flags.golden ?? (hasGolden(model) ? model : null);
   const { arch, ...others } = flags; // an engine's architecture changes nothing of it, but the interpreter needs it
-  const folder = await engineOf(model, modelSource(model, flags.weights).kind === "engine" ? others : flags);
-  const reference = golden === null ? await architectureOfEngine(folder, readManifest(folder), arch) : golden;
+  const isEngine = modelSource(model, flags.weights).kind === "engine";
+  const folder = await engineOf(model, isEngine ? others : flags);
+  const compiled = readManifest(folder);
+  if (isEngine) for (const note of unusedNotes(compiled.weights.unused)) log(note); // of a model, its compile said it
+  const reference = golden === null ? await architectureOfEngine(folder, compiled, arch) : golden;
   const loaded = await loadForVerification(folder, flags);
   try {
     const { engine, manifest } = loaded;

@@ -32,7 +32,12 @@ describe("a manifest", () => {
       { name: "norm", rows: whole("n", 64), dtype: "f32", layout: "rows", ways: 1, readShare: 1 },
       { name: "gate_up", rows: whole("e", 4, 40, 24), dtype: "bf16", layout: "panel16", ways: 2, readShare: 2 / 4 },
     ]);
-    const manifest = assembleManifest({ ...parts, weightsPlan, packed: { bytes: weightsPlan.bytes, sha256: "0".repeat(64) } });
+    const manifest = assembleManifest({
+      ...parts,
+      weightsPlan,
+      unused: weights.unused,
+      packed: { bytes: weightsPlan.bytes, sha256: "0".repeat(64) },
+    });
     expect(manifest.weights.tensors.map((t) => t.name)).toEqual(["embed", "head", "norm", "gate_up"]);
     expect(manifest.predicted).toEqual({
       weightBytesPerStep: 128 + 65536 + 256 + 2 * 4096, // a row of the embedding, two of four experts

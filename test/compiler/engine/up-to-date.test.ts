@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { hashFiles, writeKernelSources, writeManifest } from "../../../compiler/engine/contents.ts";
-import { isUpToDate, refuseEditedSources } from "../../../compiler/engine/up-to-date.ts";
+import { refuseEditedSources, upToDateEngine } from "../../../compiler/engine/up-to-date.ts";
 import { CompileError } from "../../../compiler/errors.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
 import { sampleManifest } from "../../runtime/manifest-sample.ts";
@@ -45,7 +45,7 @@ async function writeEngine(): Promise<Manifest> {
 /** What is said of the engine: null when it is up to date. */
 async function fault(): Promise<string | null> {
   const faults: string[] = [];
-  const current = await isUpToDate(folder, manifest, { onFault: (f) => faults.push(f) });
+  const current = await upToDateEngine(folder, manifest, { onFault: (f) => faults.push(f) });
   expect(faults).toHaveLength(current ? 0 : 1);
   return faults[0]?.replace(`${folder}/`, "") ?? null;
 }
@@ -54,7 +54,7 @@ describe("an engine is up to date", () => {
   it("when nothing it was made from has changed, and no partial file is left", async () => {
     expect(await fault()).toBeNull();
     const options = Object.fromEntries(Object.entries(manifest.provenance.options).reverse());
-    expect(await isUpToDate(folder, { ...manifest, provenance: { ...manifest.provenance, options } })).toBe(true);
+    expect(await upToDateEngine(folder, { ...manifest, provenance: { ...manifest.provenance, options } })).toEqual(manifest);
     expect(readdirSync(folder).filter((name) => name.includes("partial"))).toEqual([]);
   });
 
@@ -69,15 +69,15 @@ describe("an engine is up to date", () => {
       { ...manifest, provenance: { ...provenance, options: { ...provenance.options, extra: true } } },
     ]) {
       const onFault = (f: string) => expect.unreachable(f);
-      expect(await isUpToDate(folder, other, { onFault })).toBe(false);
+      expect(await upToDateEngine(folder, other, { onFault })).toBeNull();
     }
   });
 
   it("not when there is none, or its manifest is damaged", async () => {
     writeFileSync(join(folder, "manifest.json"), "{");
-    expect(await isUpToDate(folder, manifest)).toBe(false);
+    expect(await upToDateEngine(folder, manifest)).toBeNull();
     rmSync(join(folder, "manifest.json"));
-    expect(await isUpToDate(folder, manifest)).toBe(false);
+    expect(await upToDateEngine(folder, manifest)).toBeNull();
   });
 
   it.each(["tokenizer.json", "kernels/embedding_bf16_64.cpp", "kernels/prelude.cpu.h", "build/kernels.so"])(

@@ -257,7 +257,7 @@ describe("packed weights", () => {
       expect(Buffer.compare(rows, await valueBytes(requests[i]![1], source)), tensor.entry.name).toBe(0);
     }
     const packed = await packWeights(plan, source, join(folder, "weights.bin"));
-    const weights = { file: "weights.bin", ...packed, tensors: plan.tensors.map((t) => t.entry) };
+    const weights = { file: "weights.bin", ...packed, tensors: plan.tensors.map((t) => t.entry), unused: [] };
     const reader = new PackedWeightsReader(folder, { ...sampleManifest(), weights });
     for (const [{ name, dtype }, node] of requests) {
       const bytes = await valueBytes(node, source);

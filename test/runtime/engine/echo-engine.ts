@@ -106,6 +106,7 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
           sources: [],
         },
       ],
+      unused: [],
     },
     kvCache: { dtype: "f32", blockSize: 16, numLayers: 2, bytesPerBlock: 4096, rebuiltBeyond: [] },
     arena: {
