@@ -22,7 +22,7 @@ import { type UpToDateEvents, upToDateEngine } from "./engine/up-to-date.ts";
 import { CompileError } from "./errors.ts";
 import type { Graph } from "./ir/graph.ts";
 import { type Dump, type Generated, type GenerateRequest, generate } from "./pipeline.ts";
-import { checkSources } from "./weights/layout.ts";
+import { checkSources } from "./weights/check-sources.ts";
 import { packWeights } from "./weights/pack.ts";
 import type { WeightSource } from "./weights/source.ts";
 import { unusedTensors } from "./weights/unused.ts";
@@ -40,8 +40,11 @@ export interface CompileRequest extends GenerateRequest {
   readonly modelFolder: string | null;
   /** The config.json that was compiled: the model folder's own, a preset's, or either with fewer layers. */
   readonly configJson: unknown;
-  /** A tensor that nothing reads and `unusedTensors` does not explain is an error: somebody is writing the architecture, and forgot it. */
-  readonly everyTensorIsRead: boolean;
+  /**
+   * The architecture is the user's own: errors speak to its author, for whom a tensor that nothing reads and `unusedTensors` does not
+   * explain is one that was forgotten.
+   */
+  readonly isBeingWritten: boolean;
   /** Version and build of this compiler. */
   readonly compiler: string;
   /** Other options that shaped the model, for provenance. */
@@ -101,13 +104,16 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
   const start = performance.now();
   const generated = generate(request, events.dump);
   const { dialect, lowered, emitted, arena, kvCache, weights: plan, program } = generated;
-  checkSources(plan, request.source, request.modelFolder ?? name, (tensor) => weightOrigin(lowered.graph, tensor));
+  checkSources(plan, request.source, request.modelFolder ?? name, {
+    askedAt: (tensor) => weightOrigin(lowered.graph, tensor),
+    isBeingWritten: request.isBeingWritten,
+  });
   events.onGenerated?.(generated);
   const unused = await unusedTensors(request.source, plan, {
     prefixes: request.architecture.unusedTensors?.(request.config) ?? [],
     tieWordEmbeddings: request.config.tieWordEmbeddings,
   });
-  if (request.everyTensorIsRead) refuseUnread(unused, request.modelFolder ?? name);
+  if (request.isBeingWritten && request.options.layers === undefined) refuseUnread(unused, request.modelFolder ?? name);
   await ensureSpace(folder, (request.weightsFile ? plan.bytes : 0) + 2 ** 24, "-o");
   const seconds = { generate: since(start), pack: 0, build: 0 };
 

@@ -73,7 +73,7 @@ export async function compileModel(
       checkpoint: weights.checkpoint,
       modelFolder: source.kind === "checkpoint" ? source.folder : null,
       configJson,
-      everyTensorIsRead: !ARCHITECTURES.includes(architecture) && flags.layers === undefined,
+      isBeingWritten: !ARCHITECTURES.includes(architecture),
       target,
       compiler: compilerBuild(),
       options: { ...(flags.layers === undefined ? {} : { layers: flags.layers }), ...architectureOption(model) },

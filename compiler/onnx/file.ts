@@ -8,7 +8,7 @@ import { type FileHandle, mkdir, open, rename } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { ensureSpace, writeError } from "../engine/disk.ts";
 import { CompileError } from "../errors.ts";
-import { checkSources } from "../weights/layout.ts";
+import { checkSources } from "../weights/check-sources.ts";
 import { type PackProgress, type PackSink, packWeights, streamWeights } from "../weights/pack.ts";
 import type { WeightSource } from "../weights/source.ts";
 import type { OnnxModel } from "./model.ts";

@@ -8,7 +8,7 @@ import { CompileError, invariant } from "../errors.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
 import { panel16Bytes } from "./panel.ts";
 import type { SourceTensor, WeightRows } from "./rows.ts";
-import { elementsOf, type WeightDType, type WeightSource } from "./source.ts";
+import { elementsOf, type WeightDType } from "./source.ts";
 
 /** Tensors and the file itself end on pages, for mapping. */
 export const PAGE_BYTES = 4096;
@@ -71,7 +71,7 @@ export function panelMatrices({ name, rows: { shape }, ways }: PackRequest): { c
 }
 
 /** The checkpoint tensors of some rows, each once, in the order of first use. */
-const sourcesOf = ({ segments }: WeightRows): SourceTensor[] => [
+export const sourcesOf = ({ segments }: WeightRows): SourceTensor[] => [
   ...new Map(segments.map(({ source }) => [source.name, source])).values(),
 ];
 
@@ -93,34 +93,4 @@ export function printNames(names: readonly string[]): string[] {
     ranges.push(fresh);
   }
   return ranges.map((range) => range.print());
-}
-
-/**
- * Throws `CompileError`, naming up to five tensors, when `source` lacks one that the plan reads or has it in another shape.
- * `askedAt` says which line of the model wants a tensor. Costs no reading: call it before the first kernel is compiled.
- */
-export function checkSources(
-  plan: WeightsPlan,
-  source: WeightSource,
-  where: string,
-  askedAt: (name: string) => string | null = () => null,
-): void {
-  const problems: string[] = [];
-  const wanted = new Map(plan.tensors.flatMap((t) => sourcesOf(t.request.rows)).map((s) => [`${s.name} ${s.shape}`, s]));
-  for (const { name, shape } of wanted.values()) {
-    const found = source.find(name);
-    if (found?.shape.join() === shape.join()) continue;
-    const place = askedAt(name);
-    const asked = place === null ? "" : `, asked for at ${place}`;
-    problems.push(
-      found
-        ? `${name} is (${found.shape.join(", ")}), but the model described by config.json needs (${shape.join(", ")})${asked}`
-        : `there is no tensor ${name} (${shape.join(", ")})${asked}`,
-    );
-  }
-  if (problems.length === 0) return;
-  const more = problems.length > 5 ? `; and ${problems.length - 5} more` : "";
-  throw new CompileError(
-    `${where}: ${problems.slice(0, 5).join("; ")}${more}. Is config.json of this checkpoint, and every shard there?`,
-  );
 }

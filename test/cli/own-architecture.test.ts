@@ -141,8 +141,8 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
     "a weight that the checkpoint lacks",
     [['"post_attention_layernorm"', '"third_layernorm"']],
     (line) => [
-      "there is no tensor model.layers.0.third_layernorm.weight (256), asked for at layers.0.third_layernorm (",
-      `/own.ts:${line("third_layernorm")})`,
+      "there is no tensor model.layers.{0..5}.third_layernorm.weight (256), asked for at layers.0.third_layernorm (",
+      `/own.ts:${line("third_layernorm")}); the checkpoint has model.layers.0.post_attention_layernorm.weight, which nothing reads. `,
     ],
   ],
   [
@@ -154,7 +154,7 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
     ],
     (line) => [
       "model.embed_tokens.weight is (4096, 256)",
-      "needs (4112, 256), asked for at the top of the model (",
+      "your build wants (4112, 256), asked for at the top of the model (",
       `/own.ts:${line("vocabSize + 16")})`,
     ],
   ],

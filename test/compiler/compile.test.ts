@@ -47,7 +47,7 @@ function request(target: string, dtype: ModelConfig["dtype"], architecture: Arch
     kvCacheDtype: dtype === "float32" ? "f32" : "bf16",
     compiler: "ingot 0.0.0",
     options: {},
-    everyTensorIsRead: false,
+    isBeingWritten: false,
     build: false,
     weightsFile: true,
     kernelCache: join(scratch, "cache"),
