@@ -2,8 +2,8 @@
  * Compares an engine with a reference: recorded activations, or the interpreter of its own graph.
  *
  * Each prompt is computed whole, as in prefill, and once more token by token over the KV cache, as in decode: other kernels, the same
- * reference. Errors are ‖Δ‖/‖ref‖ over a whole tensor and NaN never passes. Rows are one quantity of one prompt; the first one that
- * is off is the first place to look, since rows stand in the order the model computes them.
+ * reference. Errors are ‖Δ‖/‖ref‖ over a whole tensor and NaN never passes. Rows are one quantity of one prompt, in the order the
+ * model computes them; the first tensor that is off is the first place to look, since tokens differ for any reason.
  */
 import { kvKind } from "../../runtime/batch.ts";
 import type { ModelFacts } from "../../runtime/manifest.ts";
@@ -51,7 +51,7 @@ export interface Verification {
   readonly dtype: ModelFacts["dtype"];
   readonly rows: readonly Row[];
   readonly ok: boolean;
-  /** The first row that is off, or null. */
+  /** Where to look first, or null: the first tensor that is off; where all are right, tokens. */
   readonly firstFailure: Row | null;
 }
 
@@ -93,8 +93,29 @@ export async function verifyAgainst(
     done += expected.ids.length;
   }
   onProgress(done, total);
-  const firstFailure = rows.find((r) => !r.ok) ?? null;
+  const off = rows.filter((r) => !r.ok);
+  const firstFailure = off.find((r) => !COUNTS.has(r.what)) ?? off[0] ?? null;
   return { reference, dtype, rows, ok: rows.length > 0 && firstFailure === null, firstFailure };
+}
+
+/** What the first failure means for who looks for it: `hidden.2 is what layer 1 gives; prompts of 1 token are right, so …`. */
+export function whereToLook({ rows, firstFailure }: Verification): string | null {
+  if (firstFailure === null) return null;
+  const { what, tokens } = firstFailure;
+  if (what === "sampler") return "logits are right: look at how a token is chosen";
+  if (what === "greedy") return "logits are right: two tokens may be as likely as each other";
+  const path = /^decode\./.exec(what)?.[0] ?? "";
+  const quantity = what.slice(path.length);
+  const layer = Number(/^hidden\.(\d+)$/.exec(quantity)?.[1]);
+  const isLast = !rows.some((r) => r.what === `hidden.${layer + 1}`);
+  const after = layer === 0 ? "the embedding" : `layer ${layer - 1}${isLast ? " and the final norm" : ""}`;
+  const notes = [`${what}: what stands after ${quantity === "logits" ? "the head" : after}`];
+  const isRight = (row: Row) => row.ok || COUNTS.has(row.what);
+  const single = rows.filter((r) => r.tokens === 1);
+  if (path) notes.push("computed whole it is right: look at what decode reads of the KV cache");
+  else if (tokens > 1 && single.length > 0 && single.every(isRight))
+    notes.push("a prompt of 1 token is right: look at what mixes positions, such as rotation and window");
+  return notes.join("; ");
 }
 
 async function compare(

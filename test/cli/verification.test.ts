@@ -9,6 +9,7 @@ import {
   type Verifiable,
   verifyAgainst,
   verifyGolden,
+  whereToLook,
 } from "../../compiler/cli/verification.ts";
 import { safetensorsFile } from "../compiler/weights/safetensors-file.ts";
 
@@ -88,6 +89,36 @@ describe("verification against recorded activations", () => {
     };
     const result = await verifyGolden(engine({ forward: wrongLater }), golden, "float32", "here");
     expect(result.firstFailure).toMatchObject({ prompt: 1, what: "logits" });
+  });
+
+  it("says what stands where the first failure is, and which half of the work is right", async () => {
+    const place = async (plants: Parameters<typeof engine>[0]) =>
+      whereToLook(await verifyGolden(engine(plants), golden, "float32", "here"));
+    const zero =
+      (l: number, from = 1): Plant =>
+      ({ hidden }, ids) =>
+        void (ids.length >= from && hidden[l]?.fill(0));
+    expect(await place({})).toBeNull();
+    expect(await place({ forward: zero(0) })).toBe("hidden.0: what stands after the embedding");
+    expect(await place({ forward: zero(1, 5), decode: zero(1, 5) })).toBe(
+      "hidden.1: what stands after layer 0; " +
+        "a prompt of 1 token is right: look at what mixes positions, such as rotation and window",
+    );
+    expect(await place({ decode: zero(LAYERS) })).toBe(
+      "decode.hidden.4: what stands after layer 3 and the final norm; " +
+        "computed whole it is right: look at what decode reads of the KV cache",
+    );
+    expect(await place({ forward: ({ logits }) => void logits.reverse() })).toBe("logits: what stands after the head");
+    expect(await place({ greedy: (ids) => continuation(ids, 3).toReversed() })).toBe(
+      "logits are right: look at how a token is chosen",
+    );
+  });
+
+  it("names tokens that differ only where nothing else does", async () => {
+    const plants = { forward: (({ hidden }) => void hidden[2]?.fill(0)) as Plant, greedy: () => [1, 3, 0] };
+    const result = await verifyGolden(engine(plants), { ...golden, prompts: golden.prompts.slice(1) }, "float32", "here");
+    expect(result.rows.filter((r) => !r.ok).map((r) => r.what)).toEqual(["hidden.2", "sampler", "greedy"]);
+    expect(result.firstFailure).toMatchObject({ what: "hidden.2" });
   });
 
   it("never passes a NaN, a missing layer or a tensor of another length, in prefill or in decode", async () => {

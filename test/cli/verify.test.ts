@@ -134,6 +134,14 @@ describe.skipIf(!existsSync(recorded))("ingot verify with recorded activations",
     expect(await verdict(decode, ...golden)).toMatchObject({ code: 1, first: { prompt: 2, tokens: 33 } });
   });
 
+  it("refuses a recording of another model", async () => {
+    const { code, stderr } = await run(["verify", pebble, "--golden", recorded, ...small]);
+    expect(stderr).toMatch(
+      /is a recording of another model: one of \d layers and a vocabulary of \d+, where this one has 6 and 4096/,
+    );
+    expect(code).toBe(1);
+  });
+
   it("exits with 1 and names the first layer that differs from the folder given", async () => {
     const folder = join(scratch, "planted");
     mkdirSync(folder);

@@ -3,16 +3,18 @@
  */
 import { Command } from "commander";
 import { formatTable } from "../../../runtime/bench/text-table.ts";
+import type { Manifest } from "../../../runtime/manifest.ts";
+import { CompileError } from "../../errors.ts";
 import { architectureOfEngine } from "../architecture-of.ts";
 import { engineOf } from "../engine-of.ts";
-import { hasGolden, readGolden } from "../golden.ts";
+import { type Golden, hasGolden, readGolden } from "../golden.ts";
 import { interpreterReference, interpreterTolerance } from "../interpreter-reference.ts";
 import { loadForVerification, readManifest } from "../load.ts";
 import { modelSource } from "../model-source.ts";
 import { addCompileFlags, addJsonFlag, addLoadFlags, type CompileFlags, flag, integer, type LoadFlags } from "../options.ts";
 import { log, withProgress } from "../progress.ts";
 import { unusedNotes } from "../unused-notes.ts";
-import { COUNTS, GREEDY_TOKENS, type Verification, verifyAgainst, verifyGolden } from "../verification.ts";
+import { COUNTS, GREEDY_TOKENS, type Verification, verifyAgainst, verifyGolden, whereToLook } from "../verification.ts";
 
 type Flags = CompileFlags & LoadFlags & { json?: boolean; golden?: string; tokens: number };
 
@@ -46,6 +48,7 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
     const { dtype } = manifest.model;
     if (typeof reference === "string") {
       const recorded = readGolden(reference);
+      refuseOther(recorded, manifest, reference);
       return await withProgress("comparing tokens", (onProgress) => verifyGolden(engine, recorded, dtype, reference, onProgress));
     }
     log("no recorded activations: comparing with the interpreter on random tokens …");
@@ -66,6 +69,19 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
   }
 }
 
+/** Throws `CompileError` where a recording is of a model of another shape. */
+function refuseOther({ prompts }: Golden, { model }: Manifest, golden: string): void {
+  for (const { ids, logits, hidden } of prompts) {
+    const layers = hidden.length > 0 ? hidden.length - 1 : model.numLayers;
+    const vocabSize = logits.length / ids.length;
+    if (layers === model.numLayers && vocabSize === model.vocabSize) continue;
+    throw new CompileError(
+      `${golden} is a recording of another model: one of ${layers} layers and a vocabulary of ${vocabSize}, ` +
+        `where this one has ${model.numLayers} and ${model.vocabSize}`,
+    );
+  }
+}
+
 function report(result: Verification): string {
   const text = (n: number, what: string) => (COUNTS.has(what) ? String(n) : n.toExponential(2));
   const table = formatTable(
@@ -83,5 +99,6 @@ function report(result: Verification): string {
   const verdict = f
     ? `FAILED: first off is ${f.what} of prompt ${f.prompt} (${f.tokens} tokens)`
     : `passed: ${result.rows.length} comparisons`;
-  return `${table}\n\n${verdict}, ${result.dtype} against ${result.reference}`;
+  const hint = whereToLook(result);
+  return `${table}\n\n${verdict}, ${result.dtype} against ${result.reference}${hint === null ? "" : `\n${hint}`}`;
 }
