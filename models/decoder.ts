@@ -44,8 +44,8 @@ export interface DecoderConfig extends ModelConfig {
   readonly layers: readonly DecoderLayer[];
   readonly qkvBias: boolean;
   readonly outputBias: boolean;
-  /** RMS norm of each head of q and k before rotation. */
-  readonly qkNorm: boolean;
+  /** RMS norms of q and k before rotation: of each head, or of whole rows. */
+  readonly qkNorm: "heads" | "rows" | null;
   /** `PRE_NORM` unless given. */
   readonly norms?: LayerNorms;
   /** Norm tensors hold gain − 1. */
@@ -111,7 +111,7 @@ function decoderLayer(
 ): Node {
   const { rmsNormEps: eps, norms = PRE_NORM, zeroCenteredNorms: zeroCentered, attentionScale: scale } = config;
   const norm = (y: Node, name: string | null) => (name === null ? y : rmsNorm(g, y, name, eps, naming, { zeroCentered }));
-  const options = { ...config, layer, rope, window, scale, qkNorm: config.qkNorm ? { eps, zeroCentered } : null };
+  const options = { ...config, layer, rope, window, scale, qkNorm: config.qkNorm && { over: config.qkNorm, eps, zeroCentered } };
   const mixed = attention(g, norm(x, norms.beforeAttention), options, naming);
   const attended = g.plus(x, norm(mixed, norms.afterAttention));
   const read = norm(attended, norms.beforeMlp);

@@ -9,6 +9,7 @@ import { gptOss } from "./gpt-oss.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
 import { mixtral } from "./mixtral.ts";
+import { olmo2 } from "./olmo2.ts";
 import { opt } from "./opt.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
@@ -40,6 +41,7 @@ export const FAMILIES: readonly Family[] = [
     features: "biases on q, k, v; YaRN; sliding layers",
   },
   { architecture: qwen3, models: "Qwen3 (dense)", features: "norms on q and k" },
+  { architecture: olmo2, models: "OLMo-2", features: "norms after attention and MLP alone, and on whole rows of q and k" },
   { architecture: smollm3, models: "SmolLM3", features: "layers without rotation" },
   { architecture: glm, models: "GLM-4-9B, GLM-Edge", features: "half of each head rotated, pairs side by side; fused gate-up" },
   { architecture: glm4, models: "GLM-4-0414 9B and 32B, GLM-Z1", features: "the same, with norms after attention and MLP" },

@@ -67,7 +67,7 @@ export const gemma3 = defineArchitecture<DecoderConfig>({
       })),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      qkNorm: true,
+      qkNorm: "heads",
       norms: {
         beforeAttention: "input_layernorm",
         afterAttention: "post_attention_layernorm",

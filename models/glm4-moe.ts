@@ -55,7 +55,7 @@ export const glm4Moe = defineArchitecture<Glm4MoeConfig>({
       layers: mlps.map((mlp) => ({ rope, window: null, mlp })),
       qkvBias: read.attention_bias,
       outputBias: false,
-      qkNorm: read.use_qk_norm,
+      qkNorm: read.use_qk_norm ? "heads" : null,
       numPredictLayers: read.num_nextn_predict_layers,
     };
   },

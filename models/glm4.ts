@@ -30,7 +30,7 @@ function readConfig(json: unknown, norms: LayerNorms): Omit<DecoderConfig, "arch
     layers: new Array<DecoderLayer>(facts.numLayers).fill({ rope, window: null, mlp }),
     qkvBias: read.attention_bias,
     outputBias: false,
-    qkNorm: false,
+    qkNorm: null,
     norms,
   };
 }

@@ -47,7 +47,7 @@ export const gptOss = defineArchitecture<DecoderConfig>({
       layers: types.map((type) => ({ rope, window: type === "sliding_attention" ? read.sliding_window : null, mlp })),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      qkNorm: false,
+      qkNorm: null,
       sinks: true,
     };
   },

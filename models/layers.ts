@@ -66,8 +66,8 @@ export interface AttentionOptions {
   /** Biases of q, k and v, and of the output projection. */
   readonly qkvBias: boolean;
   readonly outputBias: boolean;
-  /** RMS norm of each head of q and k before rotation, or null. */
-  readonly qkNorm: { readonly eps: number; readonly zeroCentered?: boolean } | null;
+  /** RMS norms of q and k before rotation, over each head or over a whole row, or null. */
+  readonly qkNorm: { readonly over: "heads" | "rows"; readonly eps: number; readonly zeroCentered?: boolean } | null;
   /** Null leaves q and k as they are. */
   readonly rope: { readonly angles: Node; readonly style: RopeStyle } | null;
   /** Tokens a position sees, itself included; null sees all before it. */
@@ -85,31 +85,35 @@ export interface AttentionOptions {
 /** Grouped-query attention: x (T, hidden) → (T, hidden). */
 export function attention(g: Graph, x: Node, options: AttentionOptions, naming: Naming): Node {
   const { numHeads, numKvHeads, headDim, qkNorm, rope, window, scale = headDim ** -0.5 } = options;
-  const normed = (y: Node, name: string) => (qkNorm ? rmsNorm(g, y, `${name}_norm`, qkNorm.eps, naming, qkNorm) : y);
+  const asHeads = (row: Node, count: number) => g.reshape(row, [g.T, count, headDim]);
+  const normed = (row: Node, count: number, name: string) => {
+    if (!qkNorm) return asHeads(row, count);
+    const norm = (y: Node) => rmsNorm(g, y, name, qkNorm.eps, naming, qkNorm);
+    return qkNorm.over === "rows" ? asHeads(norm(row), count) : norm(asHeads(row, count));
+  };
   const turned = (y: Node) => (rope ? g.rope(y, rope.angles, rope.style) : y);
   return g.scope("self_attn", () => {
-    const heads = projectedHeads(g, x, options, naming);
-    const q = turned(normed(heads.q, "q")); // (T, numHeads, headDim)
-    const k = turned(normed(heads.k, "k")); // (T, numKvHeads, headDim)
-    const kv = g.storeKv(g.kvCache(options.layer, naming.dtype, numKvHeads, headDim), k, heads.v);
+    const rows = projections(g, x, options, naming);
+    const q = turned(normed(rows.q, numHeads, "q_norm")); // (T, numHeads, headDim)
+    const k = turned(normed(rows.k, numKvHeads, "k_norm")); // (T, numKvHeads, headDim)
+    const kv = g.storeKv(g.kvCache(options.layer, naming.dtype, numKvHeads, headDim), k, asHeads(rows.v, numKvHeads));
     const sinks = options.sinks ? vector(g, "sinks", numHeads, naming) : undefined;
     const joined = g.reshape(g.pagedAttention(q, kv, scale, window, sinks), [g.T, numHeads * headDim]);
     return linear(g, joined, options.outputName ?? "o_proj", lastExtent(x), naming, { bias: options.outputBias });
   });
 }
 
-/** x (T, hidden) → q (T, numHeads, headDim), k and v (T, numKvHeads, headDim). */
-function projectedHeads(g: Graph, x: Node, options: AttentionOptions, naming: Naming): Record<"q" | "k" | "v", Node> {
+/** x (T, hidden) → q (T, numHeads · headDim), k and v (T, numKvHeads · headDim). */
+function projections(g: Graph, x: Node, options: AttentionOptions, naming: Naming): Record<"q" | "k" | "v", Node> {
   const { numHeads, numKvHeads, headDim, qkvBias: bias } = options;
-  const asHeads = (y: Node, count: number) => g.reshape(y, [g.T, count, headDim]);
   if (options.fusedQkv) {
     const rows = (numHeads + 2 * numKvHeads) * headDim;
     const qkv = linear(g, x, "qkv_proj", rows, naming, { bias });
-    const part = (firstHead: number, count: number) => asHeads(g.slice(qkv, 1, firstHead * headDim, count * headDim), count);
+    const part = (firstHead: number, count: number) => g.slice(qkv, 1, firstHead * headDim, count * headDim);
     return { q: part(0, numHeads), k: part(numHeads, numKvHeads), v: part(numHeads + numKvHeads, numKvHeads) };
   }
-  const heads = (name: string, count: number) => asHeads(linear(g, x, name, count * headDim, naming, { bias }), count);
-  return { q: heads("q_proj", numHeads), k: heads("k_proj", numKvHeads), v: heads("v_proj", numKvHeads) };
+  const rows = (name: string, count: number) => linear(g, x, name, count * headDim, naming, { bias });
+  return { q: rows("q_proj", numHeads), k: rows("k_proj", numKvHeads), v: rows("v_proj", numKvHeads) };
 }
 
 export interface MlpOptions {

@@ -32,7 +32,7 @@ export const llama = defineArchitecture<DecoderConfig>({
       layers: new Array<DecoderLayer>(facts.numLayers).fill({ rope, window: null, mlp }),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      qkNorm: false,
+      qkNorm: null,
     };
   },
   build: buildDecoder,

@@ -55,7 +55,7 @@ export const mixtral = defineArchitecture<DecoderConfig>({
       layers: new Array<DecoderLayer>(facts.numLayers).fill({ rope, window: read.sliding_window, mlp }),
       qkvBias: false,
       outputBias: false,
-      qkNorm: false,
+      qkNorm: null,
     };
   },
   build: buildDecoder,

@@ -34,7 +34,7 @@ export const phi3 = defineArchitecture<DecoderConfig>({
       layers: new Array<DecoderLayer>(facts.numLayers).fill({ rope, window: read.sliding_window, mlp }),
       qkvBias: false,
       outputBias: false,
-      qkNorm: false,
+      qkNorm: null,
       fusedQkv: true,
     };
   },

@@ -39,7 +39,7 @@ export const qwen2Moe = defineArchitecture<DecoderConfig>({
       layers: readQwenMlps(read, facts.numLayers, dense, shared).map((mlp, i) => ({ rope, window: windows[i] ?? null, mlp })),
       qkvBias: read.qkv_bias,
       outputBias: false,
-      qkNorm: false,
+      qkNorm: null,
     };
   },
   build: buildDecoder,

@@ -29,7 +29,7 @@ export const qwen2 = defineArchitecture<DecoderConfig>({
       layers: readWindows(read, facts.numLayers).map((window) => ({ rope, window, mlp })),
       qkvBias: true,
       outputBias: false,
-      qkNorm: false,
+      qkNorm: null,
     };
   },
   build: buildDecoder,

@@ -37,7 +37,7 @@ export const qwen3Moe = defineArchitecture<DecoderConfig>({
       layers: readQwenMlps(read, facts.numLayers, dense, null).map((mlp) => ({ rope, window, mlp })),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      qkNorm: true,
+      qkNorm: "heads",
     };
   },
   build: buildDecoder,

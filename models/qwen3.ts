@@ -29,7 +29,7 @@ export const qwen3 = defineArchitecture<DecoderConfig>({
       layers: readWindows(read, facts.numLayers).map((window) => ({ rope, window, mlp })),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      qkNorm: true,
+      qkNorm: "heads",
     };
   },
   build: buildDecoder,

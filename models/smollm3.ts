@@ -45,7 +45,7 @@ export const smollm3 = defineArchitecture<DecoderConfig>({
       layers: windows.map((window, layer) => ({ rope: rotated[layer] ? rope : null, window, mlp })),
       qkvBias: read.attention_bias,
       outputBias: read.attention_bias,
-      qkNorm: false,
+      qkNorm: null,
     };
   },
   build: buildDecoder,

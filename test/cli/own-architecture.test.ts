@@ -160,7 +160,7 @@ const FAULTS: readonly (readonly [string, readonly Change[], (line: LineOf) => r
   ],
   [
     "tensors that it never reads",
-    [["qkNorm: { eps }", "qkNorm: null"]],
+    [['qkNorm: { over: "heads" as const, eps }', "qkNorm: null"]],
     () => [
       "your build never reads 12 tensors of the checkpoint: model.layers.{0..5}.self_attn.k_norm.weight, model.layers.{0..5}.self_attn.q_norm.weight.",
       "unusedTensors: () => [{ prefix",

@@ -37,7 +37,7 @@ describe("an architecture", () => {
   it("is defined by a reader and a builder", () => {
     const own = defineArchitecture<DecoderConfig>({
       name: "OwnForCausalLM",
-      readConfig: (config) => ({ ...qwen3.readConfig(config), qkNorm: false }),
+      readConfig: (config) => ({ ...qwen3.readConfig(config), qkNorm: null }),
       build: buildDecoder,
     });
     const config = own.readConfig(json);

@@ -56,7 +56,7 @@ describe("config.json", () => {
       numKvHeads: 4,
       headDim: 16,
     });
-    expect(qwen3.readConfig(json)).toMatchObject({ headDim: 128, qkNorm: true, bosTokenId: null, eosTokenIds: [] });
+    expect(qwen3.readConfig(json)).toMatchObject({ headDim: 128, qkNorm: "heads", bosTokenId: null, eosTokenIds: [] });
     expect(windowsOf(mistral.readConfig(json))).toEqual([4096, 4096, 4096]);
     expect(windowsOf(mistral.readConfig({ ...json, sliding_window: null }))).toEqual([null, null, null]);
   });
@@ -179,7 +179,7 @@ describe("config.json of a family with experts", () => {
   it("starts GLM-4.5 with dense layers, and leaves what predicts further tokens in the checkpoint", () => {
     const config = glm4Moe.readConfig({ ...glm, first_k_dense_replace: 2, num_nextn_predict_layers: 1, use_qk_norm: true });
     expect(kinds(config)).toBe("dde");
-    expect(config).toMatchObject({ qkNorm: true, qkvBias: false, layers: [{ rope: { dim: 8, style: "half" } }, {}, {}] });
+    expect(config).toMatchObject({ qkNorm: "heads", qkvBias: false, layers: [{ rope: { dim: 8, style: "half" } }, {}, {}] });
     expect(glm4Moe.unusedTensors?.(config)).toEqual([{ prefix: "model.layers.3.", why: expect.stringContaining("layer 3") }]);
   });
 

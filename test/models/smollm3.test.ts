@@ -1,34 +1,14 @@
 /**
- * SmolLM3 against what transformers recorded of a tiny model (`smollm3/`, made by the script of models/TUTORIAL.md).
+ * What SmolLM3 reads of its config.json.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { readGolden } from "../../compiler/cli/golden.ts";
-import { Graph } from "../../compiler/ir/graph.ts";
-import { Interpreter } from "../../compiler/ir/interpret.ts";
-import { oneSequenceStep } from "../../compiler/ir/step.ts";
 import { smollm3 } from "../../models/smollm3.ts";
-import { relativeError } from "../support/closeness.ts";
-import { weightSource } from "../support/safetensors-lite.ts";
 
-const folder = join(import.meta.dirname, "smollm3");
-const json = JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as Record<string, unknown>;
+const json = JSON.parse(readFileSync(join(import.meta.dirname, "smollm3", "config.json"), "utf8")) as Record<string, unknown>;
 
 describe("SmolLM3", () => {
-  it("has the reference's logits and hidden states, interpreted in f32", () => {
-    const g = new Graph({ maxModelLen: 64, maxNumSeqs: 4, maxNumBatchedTokens: 64, blockSize: 16 });
-    smollm3.build({ ...smollm3.readConfig(json), dtype: "float32" }, g);
-    for (const { ids, logits, hidden } of readGolden(folder).prompts) {
-      const found = new Interpreter(g, weightSource(folder), 8).step(oneSequenceStep(ids, 0, 16, "all"));
-      expect(relativeError(found.logits, logits)).toBeLessThan(1e-5);
-      expect(hidden).toHaveLength(5);
-      hidden.forEach((expected, l) => {
-        expect(relativeError(found.taps.get(`hidden.${l}`)!, expected), `hidden.${l}`).toBeLessThan(1e-5);
-      });
-    }
-  });
-
   it("rotates the layers that no_rope_layers marks, else all but every fourth, or as the interval says", () => {
     const { no_rope_layers: _, layer_types: __, ...rest } = { ...json, num_hidden_layers: 8 } as Record<string, unknown>;
     const rotated = (config: object) =>

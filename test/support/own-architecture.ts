@@ -21,7 +21,7 @@ export const own = defineArchitecture<models.DecoderConfig>({
     const rope = models.readRope(json, facts.headDim, "half");
     const mlp = { kind: "dense", intermediateSize: facts.intermediateSize, bias: false } as const;
     const layers = new Array<models.DecoderLayer>(facts.numLayers).fill({ rope, window: null, mlp });
-    return { ...facts, layers, qkvBias: bias, outputBias: bias, qkNorm: true };
+    return { ...facts, layers, qkvBias: bias, outputBias: bias, qkNorm: "heads" };
   },
   build(config, g) {
     const { hiddenSize, vocabSize, rmsNormEps: eps } = config;
@@ -33,7 +33,7 @@ export const own = defineArchitecture<models.DecoderConfig>({
     config.layers.forEach(({ window }, layer) => {
       x = g.scope(\`layers.\${layer}\`, () => {
         const normed = models.rmsNorm(g, x, "input_layernorm", eps, naming);
-        const options = { ...config, layer, window, qkNorm: { eps }, rope };
+        const options = { ...config, layer, window, qkNorm: { over: "heads" as const, eps }, rope };
         const h = g.plus(x, models.attention(g, normed, options, naming));
         const mlpInput = models.rmsNorm(g, h, "post_attention_layernorm", eps, naming);
         return g.plus(h, models.gatedMlp(g, mlpInput, { intermediateSize: config.intermediateSize, bias: false }, naming));

@@ -16,6 +16,7 @@ const families = {
   Mistral: (random, common) => ({ ...common, sliding_window: maybeWindow(random) }),
   Qwen2: (random, common) => ({ ...common, ...qwenWindows(random) }),
   Qwen3: (random, common) => ({ ...common, ...qwenWindows(random), attention_bias: flip(random) }),
+  Olmo2: (random, common) => ({ ...common, attention_bias: flip(random) }),
   Glm: (random, common) => ({ ...common, ...glmRotation(random), attention_bias: flip(random) }),
   Glm4: (random, common) => ({ ...common, ...glmRotation(random), attention_bias: flip(random) }),
   Phi3(random, common) {
