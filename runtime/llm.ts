@@ -243,5 +243,8 @@ export async function loadParts(path: string, options: LLMOptions = {}): Promise
 
 function asList(prompts: Prompt | readonly Prompt[]): readonly Prompt[] {
   if (typeof prompts === "string") return [prompts];
+  if (!Array.isArray(prompts)) {
+    throw new RequestError(400, "prompts must be a text, token ids, or a list of texts and lists of token ids");
+  }
   return typeof prompts[0] === "number" ? [prompts as readonly number[]] : (prompts as readonly Prompt[]);
 }

@@ -6,6 +6,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { scratchFolder, testCache } from "../support/compiled-engine.ts";
 
+import { ownArchitecture } from "../support/own-architecture.ts";
+
 const root = join(import.meta.dirname, "../..");
 const scratch = scratchFolder("package");
 
@@ -14,7 +16,13 @@ function run(program: string): unknown {
   const result = spawnSync(process.execPath, ["--input-type=module", "-e", program], {
     cwd: root,
     encoding: "utf8",
-    env: { ...process.env, INGOT_CACHE: testCache, MODEL: join(root, "models", "pebble"), OUT: join(scratch, "out") },
+    env: {
+      ...process.env,
+      INGOT_CACHE: testCache,
+      MODEL: join(root, "models", "pebble"),
+      ARCH: ownArchitecture(scratch),
+      OUT: join(scratch, "out"),
+    },
   });
   expect(result.status, result.stderr).toBe(0);
   return JSON.parse(result.stdout);
@@ -76,6 +84,21 @@ describe("the package", () => {
     `);
     const names = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
     expect(found).toEqual({ names: expect.arrayContaining(names), folder: join(scratch, "out"), maxModelLen: 128 });
+  });
+
+  it("loads a model folder with an architecture file, and no engine", () => {
+    const found = run(`
+      import { LLM } from "ingot";
+      const llm = await LLM.load(process.env.MODEL, { arch: process.env.ARCH, kvCacheMemoryBytes: 2 ** 28 });
+      const [{ outputs }] = await llm.generate("Once upon a time", { temperature: 0, maxTokens: 8 });
+      const refusal = await LLM.load(process.env.OUT, { arch: process.env.ARCH }).catch((error) => error.message);
+      console.log(JSON.stringify({ text: outputs[0].text, refusal }));
+      await llm.close();
+    `);
+    expect(found).toEqual({
+      text: expect.stringMatching(/^, a little \w+ named/),
+      refusal: expect.stringMatching(/^--arch .*own\.ts cannot change .*out, an engine/),
+    });
   });
 
   it("loads a model folder with an architecture registered for it", () => {

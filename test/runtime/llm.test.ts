@@ -162,6 +162,7 @@ describe("LLM", () => {
     const [output] = await llm.generate([[5]], { maxTokens: 2 });
     expect(output!.outputs[0]).toMatchObject({ text: "", tokenIds: expect.any(Array) });
     await expect(llm.generate("text")).rejects.toThrow("this engine has no tokenizer");
+    await expect(llm.generate({ prompt: "text" } as never)).rejects.toThrow("prompts must be a text, token ids, or a list");
     await expect(llm.generate([[5]], { stop: ["x"] })).rejects.toThrow("this engine has no tokenizer");
   });
 
