@@ -62,7 +62,7 @@ describe("ingot compile", () => {
     const flags = ["--weights", "random", "--no-weights-file", "--target", "cpu:generic", "--no-build"];
     const { code, stdout, stderr } = await run(["compile", "qwen3-30b-a3b", ...flags, "-o", folder]);
     expect(code, stderr).toBe(0);
-    expect(stdout).toMatch(/1\d kernels for cpu:generic, 61\.\d+ GB of weights \(generated in .*, not packed, not built\)/);
+    expect(stdout).toMatch(/2\d kernels for cpu:generic, 61\.\d+ GB of weights \(generated in .*, not packed, not built\)/);
     expect(existsSync(join(folder, "weights.bin"))).toBe(false);
     expect((await run(["compile", "qwen3-30b-a3b", ...flags, "-o", folder])).stdout).toContain("is up to date");
     const answer = await run(["run", folder, "Hello"]);
@@ -110,6 +110,21 @@ describe("ingot run", () => {
     const result = JSON.parse(stdout);
     expect(result).toMatchObject({ tokens: expect.any(Number), finishReason: expect.stringMatching(/^(stop|length)$/) });
     expect(`${result.text}\n`).toBe(asked.stdout);
+  });
+
+  it("takes token ids in the place of a prompt, and gives token ids", async () => {
+    const asked = await run(["run", engine, "--prompt-ids", "5,6,7", ...greedy, "--ignore-eos"]);
+    expect(asked.stdout).toMatch(/^\d+(,\d+){7}\n$/);
+    const json = await run(["run", engine, "--prompt-ids", "5,6,7", ...greedy, "--ignore-eos", "--json"]);
+    expect(`${JSON.parse(json.stdout).tokenIds}\n`).toBe(asked.stdout);
+    for (const [prompt, said] of [
+      [["--prompt-ids", "5,x"], "expected a whole number of at least 0"],
+      [["--prompt-ids", "5", "hi"], "give one of them"],
+    ] as const) {
+      const { code, stderr } = await run(["run", engine, ...prompt]);
+      expect(stderr).toContain(said);
+      expect(code).toBe(2);
+    }
   });
 
   it("compiles a model folder on first use, and uses the cached engine after", async () => {

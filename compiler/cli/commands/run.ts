@@ -5,7 +5,7 @@ import { createInterface } from "node:readline/promises";
 import { Command } from "commander";
 import type { ChatMessage } from "../../../runtime/chat/template.ts";
 import { RequestError } from "../../../runtime/errors.ts";
-import type { LLM } from "../../../runtime/llm.ts";
+import type { LLM, Prompt } from "../../../runtime/llm.ts";
 import type { OutputDelta } from "../../../runtime/request.ts";
 import { type SamplingParams, samplingParams } from "../../../runtime/sampling-params.ts";
 import { engineOf } from "../engine-of.ts";
@@ -28,6 +28,7 @@ type Flags = CompileFlags &
   LoadFlags & {
     json?: boolean;
     raw?: boolean;
+    promptIds?: number[];
     system?: string;
     maxTokens?: number;
     temperature?: number;
@@ -49,6 +50,7 @@ export function runCommand(): Command {
     .argument("[prompt]", "what to answer; - reads it from standard input")
     .action(run);
   toggle(command, "--raw", "complete the prompt as it is, without the chat template");
+  flag(command, "--prompt-ids <ids>", "token ids such as 1,2,3 in the place of a prompt: answered with token ids", tokenIds);
   flag(command, "--system <text>", "system message of the chat");
   flag(command, "--max-tokens <n>", "most tokens to generate", integer(1));
   flag(command, "--temperature <t>", "0 is greedy; default: the model's", number);
@@ -68,8 +70,9 @@ export function runCommand(): Command {
 
 async function run(model: string, argument: string | undefined, flags: Flags): Promise<void> {
   checkSampling(flags); // before a model is compiled
-  const piped = argument === "-" || (argument === undefined && !process.stdin.isTTY);
-  const prompt = piped ? await standardInput() : argument;
+  if (flags.promptIds && argument !== undefined)
+    throw new UsageError("--prompt-ids stand in the place of a prompt: give one of them");
+  const prompt = flags.promptIds ?? (await textPrompt(argument));
   if (prompt === "") throw new UsageError("the prompt is empty: give one as an argument or on standard input");
   if (prompt === undefined && flags.json) throw new UsageError("--json needs a prompt: a chat in the terminal has no result");
   const folder = await engineOf(model, flags);
@@ -101,17 +104,26 @@ function paramsOf(flags: Flags): Partial<SamplingParams> {
   return Object.fromEntries(Object.entries(said).filter(([, value]) => value !== undefined));
 }
 
-async function answer(llm: LLM, prompt: string, flags: Flags): Promise<void> {
+/** What was said on the command line or on standard input; undefined asks for a chat. */
+async function textPrompt(argument: string | undefined): Promise<string | undefined> {
+  const piped = argument === "-" || (argument === undefined && !process.stdin.isTTY);
+  return piped ? await standardInput() : argument;
+}
+
+const tokenIds = (text: string): number[] => text.split(",").map(integer(0));
+
+async function answer(llm: LLM, prompt: Prompt, flags: Flags): Promise<void> {
   const interrupt = new AbortController();
   const { signal } = interrupt;
   process.once("SIGINT", () => interrupt.abort());
-  const chatting = llm.chatTemplate !== undefined && !flags.raw;
-  const deltas = chatting
-    ? llm.streamChat(messagesOf(flags, [{ role: "user", content: prompt }]), paramsOf(flags), { signal })
-    : llm.stream(prompt, paramsOf(flags), { signal });
-  const result = await show(deltas, flags.json ? null : process.stdout);
+  const isText = typeof prompt === "string";
+  const deltas =
+    isText && llm.chatTemplate !== undefined && !flags.raw
+      ? llm.streamChat(messagesOf(flags, [{ role: "user", content: prompt }]), paramsOf(flags), { signal })
+      : llm.stream(prompt, paramsOf(flags), { signal });
+  const result = await show(deltas, flags.json || !isText ? null : process.stdout);
   if (flags.json) console.log(JSON.stringify(result, null, 2));
-  else process.stdout.write("\n");
+  else process.stdout.write(isText ? "\n" : `${result.tokenIds}\n`);
   if (result.finishReason === "abort") throw new Interrupted("interrupted");
 }
 
@@ -142,7 +154,7 @@ async function chat(llm: LLM, name: string, flags: Flags): Promise<void> {
         const result = await show(llm.streamChat(asked, paramsOf(flags), { signal: running.signal }), process.stdout);
         process.stdout.write("\n");
         log(
-          `${result.tokens} tokens, ${result.tokensPerSecond.toFixed(1)} tok/s${result.finishReason === "abort" ? ", stopped" : ""}`,
+          `${result.tokenIds.length} tokens, ${result.tokensPerSecond.toFixed(1)} tok/s${result.finishReason === "abort" ? ", stopped" : ""}`,
         );
         messages = [...asked, { role: "assistant", content: result.text }];
       } catch (error) {
@@ -167,17 +179,19 @@ async function show(deltas: AsyncIterable<OutputDelta>, to: NodeJS.WritableStrea
   const start = performance.now();
   let first = start;
   let text = "";
-  let tokens = 0;
+  const tokenIds: number[] = [];
   let finishReason: OutputDelta["finishReason"] = null;
   for await (const delta of deltas) {
-    if (tokens === 0) first = performance.now();
+    if (tokenIds.length === 0) first = performance.now();
     text += delta.text;
-    tokens += delta.tokenIds.length;
+    tokenIds.push(...delta.tokenIds);
     finishReason = delta.finishReason ?? finishReason;
     to?.write(delta.text);
   }
   const seconds = (performance.now() - first) / 1000;
-  return { text, tokens, finishReason, firstTokenMs: first - start, tokensPerSecond: tokens > 1 ? (tokens - 1) / seconds : 0 };
+  const tokens = tokenIds.length;
+  const tokensPerSecond = tokens > 1 ? (tokens - 1) / seconds : 0;
+  return { text, tokenIds, tokens, finishReason, firstTokenMs: first - start, tokensPerSecond };
 }
 
 async function standardInput(): Promise<string> {
