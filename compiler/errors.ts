@@ -27,6 +27,16 @@ export class InternalError extends Error {
   }
 }
 
+/** Of two names the characters that both begin and end with: what is mistyped is in the middle. For "is … meant?". */
+export function likeness(a: string, b: string): number {
+  const most = Math.min(a.length, b.length);
+  let before = 0;
+  while (before < most && a[before] === b[before]) before++;
+  let after = 0;
+  while (after < most - before && a.at(-1 - after) === b.at(-1 - after)) after++;
+  return before + after;
+}
+
 /** Throws `InternalError` unless `condition` holds. */
 export function invariant(condition: unknown, message: string): asserts condition {
   if (!condition) throw new InternalError(message);

@@ -6,7 +6,7 @@
  */
 import { z } from "zod";
 import type { ModelConfig } from "../compiler/architecture.ts";
-import { CompileError, UnsupportedError } from "../compiler/errors.ts";
+import { CompileError, likeness, UnsupportedError } from "../compiler/errors.ts";
 
 const extent = (most: number) => z.int().min(1).max(most);
 const tokenId = z
@@ -14,7 +14,7 @@ const tokenId = z
   .min(0)
   .max(2 ** 31 - 1);
 
-/** Fields every decoder's config.json has. */
+/** Fields every decoder's config.json has. Absent, `rms_norm_eps` is 1e-6: `commonFields.rms_norm_eps.default(1e-5)` says otherwise. */
 export const commonFields = {
   hidden_size: extent(2 ** 18),
   intermediate_size: extent(2 ** 20),
@@ -40,12 +40,28 @@ type CommonFields = z.output<z.ZodObject<typeof commonFields>>;
 export function readFields<S extends z.ZodType>(json: unknown, schema: S, at = ""): z.output<S> {
   const result = schema.safeParse(json);
   if (result.success) return result.data;
+  const valueAt = (path: readonly PropertyKey[]) =>
+    path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], json);
   const lines = result.error.issues.map((issue) => {
-    const found = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], json);
+    const found = valueAt(issue.path);
     const field = [...(at ? [at] : []), ...issue.path].join(".") || "the file";
-    return `config.json: ${field}: ${issue.message}; found ${describe(found)}`;
+    if (found !== undefined || issue.code !== "invalid_type" || issue.path.length === 0)
+      return `config.json: ${field}: ${issue.message}; found ${describe(found)}`;
+    const meant = misspelt(String(issue.path.at(-1)), valueAt(issue.path.slice(0, -1)));
+    const remedy =
+      meant === undefined ? "give it, or have the schema say what an absent one means: .default(…)" : `is ${meant} meant?`;
+    return `config.json: ${field}: expected ${issue.expected}; found nothing: ${remedy}`;
   });
   throw new CompileError(lines.join("\n"));
+}
+
+/** The field of `object` that is spelt most like `name`, where one is. */
+function misspelt(name: string, object: unknown): string | undefined {
+  const [best] = Object.keys(object ?? {})
+    .filter((field) => field !== name)
+    .map((field) => ({ field, likeness: likeness(field, name) / Math.max(field.length, name.length) }))
+    .sort((a, b) => b.likeness - a.likeness);
+  return best !== undefined && best.likeness >= 0.75 ? best.field : undefined;
 }
 
 /** What a family says that config.json may leave out. */

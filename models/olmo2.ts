@@ -9,7 +9,7 @@ import { reachablePositions, readRope } from "./rope.ts";
 
 const fields = z.object({
   ...commonFields,
-  rms_norm_eps: commonFields.rms_norm_eps.unwrap().default(1e-5),
+  rms_norm_eps: commonFields.rms_norm_eps.default(1e-5),
   attention_bias: z.boolean().default(false),
 });
 

@@ -178,7 +178,8 @@ const ropeFields = z.object({
 });
 
 /**
- * Reads the rotary configuration of a config.json in either spelling.
+ * Reads the rotary configuration of a config.json in either spelling. Absent, the base is 10000: `{ rope_theta: 500000, ...json }` says
+ * otherwise.
  * Throws `UnsupportedError` for a type that is not known, `CompileError` for a field that is wrong.
  */
 export function readRope(json: unknown, headDim: number, style: RopeStyle): RopeConfig {

@@ -144,14 +144,17 @@ function withLayers(config: unknown, layers: number | undefined): unknown {
   return { ...Object.fromEntries(cut), num_hidden_layers: layers, num_nextn_predict_layers: 0 };
 }
 
-function withFlags(config: ModelConfig, source: ModelSource, flags: ModelFlags): ModelConfig {
+function withFlags(config: ModelConfig, source: Exclude<ModelSource, { kind: "engine" }>, flags: ModelFlags): ModelConfig {
   const dtype = flags.dtype === "auto" ? config.dtype : dtypeFlag("--dtype", flags.dtype);
   const eos = source.kind === "checkpoint" ? (source.generationConfig as { eos_token_id?: unknown }).eos_token_id : undefined;
   const eosTokenIds = (Array.isArray(eos) ? eos : eos === undefined || eos === null ? config.eosTokenIds : [eos]) as number[];
   if (eosTokenIds.some((id) => !Number.isSafeInteger(id) || id < 0 || id >= config.vocabSize)) {
+    const { eos_token_id: said } = source.config as { eos_token_id?: unknown };
     const where = eos === undefined || eos === null ? "config.json" : "generation_config.json";
+    const whose =
+      said === undefined && where === "config.json" ? `, which ${config.architecture} has where the field is absent` : "";
     throw new CompileError(
-      `${where}: eos_token_id: expected ids below ${config.vocabSize}, found ${JSON.stringify(eos ?? config.eosTokenIds)}`,
+      `${where}: eos_token_id: expected ids below ${config.vocabSize}, found ${JSON.stringify(eos ?? config.eosTokenIds)}${whose}`,
     );
   }
   return { ...config, dtype, eosTokenIds };

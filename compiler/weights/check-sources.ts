@@ -1,7 +1,7 @@
 /**
  * Whether a checkpoint holds what a model reads: said before the first kernel is compiled, and before a byte of a weight is read.
  */
-import { CompileError } from "../errors.ts";
+import { CompileError, likeness } from "../errors.ts";
 import { printNames, sourcesOf, type WeightsPlan } from "./layout.ts";
 import type { SourceTensor } from "./rows.ts";
 import { elementsOf, type StoredSize, type WeightSource } from "./source.ts";
@@ -64,14 +64,6 @@ export function checkSources(plan: WeightsPlan, source: WeightSource, where: str
 
 /** Of some tensors the one whose name begins and ends most like `name`; undefined where none begins and ends like it at all. */
 function nearest(name: string, tensors: readonly StoredSize[]): string | undefined {
-  const alike = (other: string): number => {
-    const most = Math.min(name.length, other.length);
-    let before = 0;
-    while (before < most && name[before] === other[before]) before++;
-    let after = 0;
-    while (after < most - before && name.at(-1 - after) === other.at(-1 - after)) after++;
-    return before + after;
-  };
-  const [best] = tensors.map((t) => ({ name: t.name, alike: alike(t.name) })).sort((a, b) => b.alike - a.alike);
-  return best !== undefined && best.alike > 0 ? best.name : undefined;
+  const [best] = tensors.map((t) => ({ name: t.name, likeness: likeness(t.name, name) })).sort((a, b) => b.likeness - a.likeness);
+  return best !== undefined && best.likeness > 0 ? best.name : undefined;
 }

@@ -124,6 +124,14 @@ const FAULTS: readonly (readonly [string, Changes, readonly (string | RegExp)[]]
     ["generation_config.json", "eos_token_id", "999999", "below 4096"],
   ],
   [
+    "a family's own end token beyond the vocabulary",
+    {
+      config: ({ eos_token_id, ...c }) => ({ ...c, architectures: ["Olmo2ForCausalLM"] }),
+      files: { "generation_config.json": "{}" },
+    },
+    ["config.json: eos_token_id", "below 4096, found [50279], which Olmo2ForCausalLM has where the field is absent"],
+  ],
+  [
     "a tokenizer.json that is no JSON",
     { files: { "tokenizer.json": "{" } },
     ["tokenizer.json is not valid JSON", "copy it again"],

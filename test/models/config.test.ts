@@ -97,7 +97,14 @@ describe("config.json", () => {
   it.each([
     [{ hidden_size: "64" }, /config\.json: hidden_size: .*expected.* found "64"/],
     [{ num_hidden_layers: 0 }, /config\.json: num_hidden_layers: .*found 0/],
-    [{ vocab_size: undefined }, /config\.json: vocab_size: .*found nothing/],
+    [
+      { vocab_size: undefined },
+      /config\.json: vocab_size: expected number; found nothing: give it, or have the schema say .*\.default/,
+    ],
+    [
+      { vocab_size: undefined, vocab_sizes: 96 },
+      /config\.json: vocab_size: expected number; found nothing: is vocab_sizes meant\?/,
+    ],
     [{ vocab_size: 1e12 }, /config\.json: vocab_size: .*found 1000000000000/],
     [{ num_attention_heads: 5 }, /num_attention_heads: expected a multiple of num_key_value_heads \(2\); found 5/],
     [{ hidden_size: 66 }, /hidden_size: expected a multiple of num_attention_heads \(4\) where head_dim is absent; found 66/],
