@@ -3,7 +3,8 @@
  *
  * Everything is read off what the passes left behind: origins, recorded firings, and the nodes that each kernel computes.
  */
-import type { OpName } from "./ir/ops.ts";
+import type { Graph } from "./ir/graph.ts";
+import type { Node, OpName } from "./ir/ops.ts";
 import type { Origin } from "./ir/origin.ts";
 import { printKernel } from "./kernels/print.ts";
 import type { KernelSpec } from "./kernels/spec.ts";
@@ -40,6 +41,7 @@ export function explainKernels({ kernels, emitted, lowered }: Generated): readon
   for (const firing of lowered.firings) {
     for (const origin of firing.origins) firings.set(origin, [...(firings.get(origin) ?? []), firing]);
   }
+  const products = productsByInput(lowered.graph);
   return emitted.entries.map(({ name, source }, text): KernelExplanation => {
     const steps = kernels.flatMap((_, step) => (emitted.textOf[step] === text ? [step] : []));
     const specs = steps.map((step) => kernels[step] as KernelSpec);
@@ -62,7 +64,7 @@ export function explainKernels({ kernels, emitted, lowered }: Generated): readon
       computes: printKernel({ ...first, name }),
       ops: count(first.nodes.map((node) => node.op)),
       origins: places.map(({ template, numbers, line }) => ({ path: template.replace("*", ranges(numbers)), line })),
-      reasons: [...reasons(fired), ...formed(first, steps.length)],
+      reasons: [...reasons(fired), ...apart(specs, products), ...formed(first, steps.length)],
     };
   });
 }
@@ -80,6 +82,24 @@ function reasons(fired: ReadonlySet<Firing>): Reason[] {
     byRule.set(key, { pass, rule, times: (byRule.get(key)?.times ?? 0) + 1 });
   }
   return [...byRule.values()];
+}
+
+function productsByInput(graph: Graph): ReadonlyMap<Node, readonly Node[]> {
+  const products = new Map<Node, Node[]>();
+  for (const node of graph.liveNodes()) {
+    if (node.op === "linear") products.set(node.operands[0], [...(products.get(node.operands[0]) ?? []), node]);
+  }
+  return products;
+}
+
+/** Why a product is a kernel of its own, though others read the same rows. */
+function apart(specs: readonly KernelSpec[], products: ReadonlyMap<Node, readonly Node[]>): Reason[] {
+  const isApart = ({ nodes }: KernelSpec) =>
+    nodes.some((n) => n.op === "linear" && products.get(n.operands[0])?.some((other) => !nodes.includes(other)));
+  const times = specs.filter(isApart).length;
+  const rule =
+    "apart from other products of the same rows: joined are q, k and v that attention reads as they are, and gate and up that meet";
+  return times === 0 ? [] : [{ pass: "fuse-projections", rule, times }];
 }
 
 /** Ops that compute nothing: a kernel that has one reads where it says. */

@@ -27,7 +27,7 @@ export async function unusedTensors(
   for (const tensor of all) {
     const { name, bytes } = tensor;
     if (used.has(name)) continue;
-    let why = prefixes.find(({ prefix }) => name.startsWith(prefix))?.why ?? null;
+    let why = prefixes.find(({ prefix }) => name.startsWith(prefix))?.why || null;
     if (name.endsWith("rotary_emb.inv_freq")) why ??= "frequencies are computed from config.json";
     if (name === "lm_head.weight" && tieWordEmbeddings) {
       const alike = all.filter((t) => t.bytes === bytes && used.has(t.name));

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { KernelExplanation } from "../../compiler/explain.ts";
 import { goldenFolder, hasGolden } from "../support/golden.ts";
-import { commandLine, pebble } from "../support/ingot-command.ts";
+import { commandLine, pebble, root } from "../support/ingot-command.ts";
 import { ownArchitecture } from "../support/own-architecture.ts";
 
 const { run, scratch } = commandLine("explain");
@@ -61,6 +61,16 @@ describe("ingot compile --explain", () => {
       layers: [0, 1, 2, 3, 4],
       ops: { linear: 1, silu: 1 },
     });
+  });
+
+  it("says of products why they are apart: norms over rows stand between q, k and attention", async () => {
+    const model = join(root, "test", "models", "olmo2");
+    const flags = ["--no-build", "--target", "cpu:avx2", "-o", join(scratch, "apart"), "--explain", "--json"];
+    const { stdout } = await run(["compile", model, ...flags]);
+    const { explanation } = JSON.parse(stdout) as { explanation: KernelExplanation[] };
+    const apart = explanation.filter((k) => k.reasons.some(({ rule }) => rule.startsWith("apart from other products")));
+    const paths = apart.flatMap((k) => k.origins.map(({ path }) => path));
+    expect(paths).toEqual(["q_proj", "k_proj", "v_proj"].map((name) => `layers.0…1.self_attn.${name}`));
   });
 
   it.skipIf(!hasGolden)("knows where the plan of an expert layer and the biases of q, k and v come from", async () => {
