@@ -70,6 +70,8 @@ export const inferType: { readonly [K in OpName]: (operands: Operands<K>, attrs:
     return { dtype, shape: [...shape.slice(0, -2), shape.at(-1) as Dim, shape.at(-2) as Dim] };
   },
   reshape: ([x], { shape }) => {
+    require(shape.every((d) => typeof d !== "number" || d > 0), () =>
+      `the shape asked for is ${printShape(shape)}; every extent is written out, and none is ${shape.find((d) => typeof d === "number" && d <= 0)}`);
     const [symbols, elements] = extentProduct(shape);
     const [xSymbols, xElements] = extentProduct(x.type.shape);
     require(symbols === xSymbols && elements === xElements, () =>

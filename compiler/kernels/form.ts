@@ -190,12 +190,15 @@ class Former {
       case "kv_cache":
         return;
       case "concat":
-        return this.values.refuse(node, "only weights are joined");
+        return this.values.refuse(node, "only weights are joined: join the weights, and multiply once");
       case "slice":
         if (isWeightExpression(node)) return;
         return this.slice(node);
       case "rope":
-        return this.values.refuse(node, "no kernel computes a rope on its own");
+        return this.values.refuse(
+          node,
+          "a rotation is part of the kernel that stores keys: rotate what goes to storeKv and pagedAttention alone",
+        );
       case "softmax":
       case "renormalize":
       case "group_limit":

@@ -71,6 +71,11 @@ describe("a type rule refuses", () => {
       ({ g, w }) => g.concat([w("bf16", 2, 8), w("f32", 2, 8)], 0),
       /f32\(2, 8\) and bf16\(2, 8\) must agree/,
     ],
+    [
+      "a reshape to what is left",
+      ({ g, x }) => g.reshape(x, [g.T, -1]),
+      /is \(T, -1\); every extent is written out, and none is -1/,
+    ],
     ["a reshape to another size", ({ g, x }) => g.reshape(x, [g.T, 5]), /x is \(T, 12\) but the shape asked for is \(T, 5\)/],
     ["an embedding of floats", ({ g, x, w }) => g.embedding(x, w("f32", 2, 2)), /ids are f32\(T, 12\); expected i32\(T\)/],
     [

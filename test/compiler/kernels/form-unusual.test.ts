@@ -317,6 +317,19 @@ describe("graphs that no kernel computes are refused by name:", () => {
       /concat at layers\.0 \(kernels\/form-unusual.*: .*joined along the last axis/,
     ],
     [
+      "rows joined side by side",
+      ({ g, x, w }) => g.linear(g.concat([x, x], 1), w("both", 32, 64)),
+      /concat at layers\.0 .*: only weights are joined: join the weights, and multiply once/,
+    ],
+    [
+      "a rotation that no attention reads",
+      ({ g, x }) => {
+        const angles = g.ropeAngles(g.input("positions"), [1, 0.5], 1);
+        return g.reshape(g.rope(g.reshape(x, [g.T, 2, 16]), angles, "half"), [g.T, 32]);
+      },
+      /rope at layers\.0 .*: a rotation is part of the kernel that stores keys/,
+    ],
+    [
       "weights multiplied",
       ({ g, x, w }) => g.linear(x, g.mul(w("scaled", 32, 32), g.constant(2))),
       /mul at layers\.0 .*: mul of checkpoint tensors alone is not folded/,
