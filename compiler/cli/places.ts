@@ -23,5 +23,5 @@ export const checkedFiles = (): string => join(cacheRoot(), "checked");
 /** A file as a person in this folder would name it. */
 export function shortPath(file: string): string {
   const path = relative(process.cwd(), file);
-  return path.startsWith("..") || isAbsolute(path) ? file : path;
+  return isAbsolute(path) || path.length > file.length ? file : path;
 }

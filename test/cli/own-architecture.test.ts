@@ -5,7 +5,7 @@ import { commandLine, pebble, root } from "../support/ingot-command.ts";
 import { changedModel } from "../support/model-folder.ts";
 import { ownArchitecture } from "../support/own-architecture.ts";
 
-const { run, scratch, start } = commandLine("own-architecture");
+const { run, cache, scratch, start } = commandLine("own-architecture");
 const compile = (file: string, ...flags: string[]) => run(["compile", pebble, "--arch", file, ...flags]);
 const small = ["--max-model-len", "64", "--max-num-batched-tokens", "64", "--max-num-seqs", "4"];
 
@@ -308,6 +308,8 @@ describe("ingot --arch", () => {
     writeFileSync(join(folder, "name.ts"), "export const name: string = 3;");
     const wrong = await run(["compile", pebble, "--arch", relative(folder, file)], { cwd: folder });
     expect(message(wrong.stderr)).toBe("ingot: name.ts:1:14: Type 'number' is not assignable to type 'string'.\n");
+    const beside = await run(["compile", pebble, "--arch", file], { cwd: cache });
+    expect(message(beside.stderr)).toMatch(/^ingot: \.\.\/parts\/name\.ts:1:14: /);
   });
 
   it("names the model's line where a checkpoint lacks a tensor, for architectures that come with Ingot too", async () => {

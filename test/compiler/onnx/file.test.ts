@@ -127,7 +127,10 @@ describe("a file that cannot be written", () => {
     await expect(writeOnnx(join(file, "x.onnx"), model, { weights })).rejects.toThrow(
       /x\.onnx cannot be written: .*; choose another place with --onnx/,
     );
-    const missing = { source: { ...weights.source, find: () => undefined }, name: "a checkpoint" } as typeof weights;
+    const missing = {
+      source: { ...weights.source, list: () => [], find: () => undefined },
+      name: "a checkpoint",
+    } as typeof weights;
     await expect(writeOnnx(join(place, "y.onnx"), model, { weights: missing })).rejects.toThrow(
       /a checkpoint: there is no tensor embed/,
     );
