@@ -194,8 +194,8 @@ describe("the dumps of a compile", () => {
       001 embedding_bf16_48(token_ids, model.embed_tokens.weight) -> v4 f32(T, 48)
       002 rms_norm_f32_48(v4, model.layers.0.input_layernorm.weight) -> v6 f32(T, 48)
       003 linear_bf16_128x48__bias(v6, model.layers.0.self_attn.q_proj.weight+model.layers.0.self_attn.k_proj.weight+model.layers.0.self_attn.v_proj.weight, model.layers.0.self_attn.q_proj.bias+model.layers.0.self_attn.k_proj.bias+model.layers.0.self_attn.v_proj.bias) -> v16 f32(T, 128) = (acc0 + model.layers.0.self_attn.q_proj.bias+model.layers.0.self_attn.k_proj.bias+model.layers.0.self_attn.v_proj.bias)
-      004 rope_store_kv_bf16_4x2x16(v16, v2, v2, kv.0, positions, seq_ids, block_tables) -> v23 f32(T, 64)
-      005 paged_attention_bf16_4x2x16(v23, kv.0, positions, seq_ids, block_tables) -> v30 f32(T, 64)
+      004 rope_store_kv_bf16_4x2x16(v16, v2, v2, kv.0, positions, seq_ids, block_tables) -> v21 f32(T, 64)
+      005 paged_attention_bf16_4x2x16(v21, kv.0, positions, seq_ids, block_tables) -> v30 f32(T, 64)
       006 linear_bf16_48x64__add(v30, model.layers.0.self_attn.o_proj.weight, v4) -> v33 f32(T, 48) = (v4 + acc0)
       007 rms_norm_f32_48(v33, model.layers.0.post_attention_layernorm.weight) -> v35 f32(T, 48)
       008 linear_bf16_80x48__silu_mul(v35, model.layers.0.mlp.gate_proj.weight+model.layers.0.mlp.up_proj.weight) -> v43 f32(T, 80) = (silu(acc0) * acc1)
@@ -213,8 +213,8 @@ describe("the dumps of a compile", () => {
       "program step, up to 16 tokens, 17 kernels
         001 embedding_bf16_48 (token_ids, model.embed_tokens.weight, v4@12288)
         002 rms_norm_f32_48 (v4@12288, model.layers.0.input_layernorm.weight, v6@8192)
-        004 rope_store_kv_bf16_4x2x16 (v16@0, v2@16384, v2@16384, kv.0, positions, seq_ids, block_tables, v23@8192)
-        005 paged_attention_bf16_4x2x16 (v23@8192, kv.0, positions, seq_ids, block_tables, v30@0)
+        004 rope_store_kv_bf16_4x2x16 (v16@0, v2@16384, v2@16384, kv.0, positions, seq_ids, block_tables, v21@8192)
+        005 paged_attention_bf16_4x2x16 (v21@8192, kv.0, positions, seq_ids, block_tables, v30@0)
         030 sample_100 (v132@0, sample_floats, sample_ints, sample_tokens, sampled_ids, sampled_logprobs, top_ids, top_logprobs)
         tap hidden.0 after 001: v4@12288
         tap hidden.1 after 009: v46@12288
