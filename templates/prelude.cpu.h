@@ -96,6 +96,7 @@ INGOT_INLINE void narrow(float x, f16* to) {
 }
 
 INGOT_INLINE void prefetch(const void* line) { __builtin_prefetch(line, 0, 3); }
+INGOT_INLINE void prefetch_l2(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 // Buffers of activations. `rows` is row-major; `tile16x32` is [ceil(rows / 16)][ceil(cols / 32)][16][32], the order in which
 // matrix units read their left operand; whoever writes it writes zeros beyond `cols`.

@@ -58,9 +58,14 @@ INGOT_INLINE void accumulate_pair(Rows x, const weight* const* panels, int64_t k
   }
 }
 
+// What is requested while a block of rows is multiplied: panels of weights that the next one reads, from memory into the cache.
+struct Ahead {
+  const weight* panel[2];  // null where every stream just requests its own weights a little ahead of use
+};
+
 // c[r][p] += Σ_k x[r, k] · panels[p][k] over k0 ≤ k < k1, k0 even. The panels walked next lie `next` elements further.
 template <int R, int P>
-void accumulate(Rows x, const weight* const* panels, int64_t next, int64_t k0, int64_t k1, float* c) {
+void accumulate(Rows x, const weight* const* panels, int64_t next, Ahead wanted, int64_t k0, int64_t k1, float* c) {
   f32x16 acc[R][P];
   INGOT_UNROLL for (int r = 0; r < R; ++r) {
     INGOT_UNROLL for (int p = 0; p < P; ++p) { acc[r][p] = k0 == 0 ? zero() : load(c + (r * kPanels + p) * 16); }
@@ -72,10 +77,15 @@ void accumulate(Rows x, const weight* const* panels, int64_t next, int64_t k0, i
   int64_t ahead = kAhead * 16 + (k0 > kTurn ? next - kPanelSize : 0);
   int64_t k = k0;
   for (; k + 2 <= k1; k += 2) {
-    if (k == kTurn) ahead += next - kPanelSize;
-    INGOT_UNROLL for (int p = 0; p < P; ++p) {
-      prefetch(stream[p] + k * 16 + ahead);
-      if (sizeof(weight) == 4) prefetch(stream[p] + k * 16 + ahead + 16);
+    if (R > 2 && wanted.panel[0]) {  // blocks that share are even, of three rows at least
+      prefetch_l2(wanted.panel[0] + (k - k0) * 16);
+      prefetch_l2(wanted.panel[1] + (k - k0) * 16);
+    } else {
+      if (k == kTurn) ahead += next - kPanelSize;
+      INGOT_UNROLL for (int p = 0; p < P; ++p) {
+        prefetch(stream[p] + k * 16 + ahead);
+        if (sizeof(weight) == 4) prefetch(stream[p] + k * 16 + ahead + 16);
+      }
     }
     accumulate_pair<true>(x, stream, k, acc);
   }
@@ -85,16 +95,37 @@ void accumulate(Rows x, const weight* const* panels, int64_t next, int64_t k0, i
   }
 }
 
-// The same for up to R rows and all panels; after them, those from panels[0] + next on.
+// Blocks of rows that share a block of weights, and which of them this is.
+struct Share {
+  int64_t block, blocks;
+};
+
+// The same for up to R rows and all panels; after them, those from panels[0] + next on. Where blocks of rows share the weights, each
+// requests its part of the next block of k, so that memory is read while all of them compute.
 template <int R>
-void accumulate_rows(int64_t rows, Rows x, const weight* const* panels, int64_t next, int64_t k0, int64_t k1, float* c) {
+void accumulate_rows(int64_t rows, Rows x, const weight* const* panels, int64_t next, Share share, int64_t k0, int64_t k1, float* c) {
   if constexpr (R > 1) {
-    if (rows < R) return accumulate_rows<R - 1>(rows, x, panels, next, k0, k1, c);
+    if (rows < R) return accumulate_rows<R - 1>(rows, x, panels, next, share, k0, k1, c);
   }
   constexpr int P = panels_for(R);
+  const int64_t calls = share.blocks * (kPanels / P);
+  const int64_t offset = k1 < kK ? k1 * 16 : next;
   for (int64_t p = 0; p < kPanels; p += P) {
-    const int64_t after = p + P < kPanels ? P * kPanelSize : next - p * kPanelSize;
-    accumulate<R, P>(x, panels + p, after, k0, k1, c + p * 16);
+    const int64_t call = share.block * (kPanels / P) + p / P;
+    const weight* const* part = panels + kPanels * call / calls;
+    const weight* const* last = panels + (kPanels * (call + 1) - 1) / calls;
+    const Ahead wanted = share.blocks > 1 ? Ahead{*part + offset, *last + offset} : Ahead{};
+    accumulate<R, P>(x, panels + p, p + P < kPanels ? P * kPanelSize : next - p * kPanelSize, wanted, k0, k1, c + p * 16);
+  }
+}
+
+// All rows of a pass, in blocks as even as can be: a block of few rows loads as many weights for less.
+void accumulate_pass(int64_t rows, Rows x, const weight* const* panels, int64_t next, int64_t k0, int64_t k1, float* c) {
+  const int64_t blocks = ceil_div(rows, kRows);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t row = rows * block / blocks;
+    const int64_t count = rows * (block + 1) / blocks - row;
+    accumulate_rows<kRows>(count, x.from(row), panels, next, {block, blocks}, k0, k1, c + row * kPanels * 16);
   }
 }
 
@@ -114,10 +145,7 @@ INGOT_KERNEL void linear_bf16_1024x2048(const IngotLaunch* launch, int64_t begin
       const int64_t pass = min_of(kRowsPerPass, rows - row0);
       const int64_t block_k = pass <= kRows ? kK : kBlockK;
       for (int64_t k0 = 0; k0 < kK; k0 += block_k) {
-        for (int64_t row = 0; row < pass; row += kRows) {
-          accumulate_rows<kRows>(pass - row, x.from(row0 + row), panels, kPanels * kPanelSize, k0, min_of(k0 + block_k, kK),
-                                 c + row * kPanels * 16);
-        }
+        accumulate_pass(pass, x.from(row0), panels, kPanels * kPanelSize, k0, min_of(k0 + block_k, kK), c);
       }
       for (int64_t row = 0; row < pass; ++row) {
         for (int64_t u = 0; u < units; ++u) {
