@@ -13,6 +13,7 @@ import { refuseEditedSources } from "../engine/up-to-date.ts";
 import { CompileError } from "../errors.ts";
 import type { Generated } from "../pipeline.ts";
 import { bestTarget, knownTargets } from "../schedule/target.ts";
+import { underWholeNames } from "../weights/base-model.ts";
 import { FileHashes } from "../weights/file-hashes.ts";
 import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
@@ -196,7 +197,10 @@ async function openWeights(
     "bytes",
   );
   return {
-    source: checkpoint,
+    source: underWholeNames(
+      checkpoint,
+      specs.map((s) => s.name),
+    ),
     checkpoint: hash,
     close: () => checkpoint.close(),
   };

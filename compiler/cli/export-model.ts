@@ -5,6 +5,7 @@ import { computeDType } from "../architecture.ts";
 import type { OnnxFiles } from "../onnx/file.ts";
 import { writeOnnx } from "../onnx/file.ts";
 import { onnxModel } from "../onnx/model.ts";
+import { underWholeNames } from "../weights/base-model.ts";
 import { RandomWeights } from "../weights/random.ts";
 import { openCheckpoint } from "../weights/safetensors.ts";
 import type { WeightDType, WeightSource } from "../weights/source.ts";
@@ -38,7 +39,8 @@ export async function exportOnnx(
       }
       const checkpoint = openCheckpoint(source.folder);
       try {
-        return await write(checkpoint, source.folder);
+        const names = architecture.weights(config).map((w) => w.name);
+        return await write(underWholeNames(checkpoint, names), source.folder);
       } finally {
         checkpoint.close();
       }
