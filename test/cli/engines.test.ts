@@ -62,7 +62,7 @@ describe("ingot compile", () => {
     const flags = ["--weights", "random", "--no-weights-file", "--target", "cpu:generic", "--no-build"];
     const { code, stdout, stderr } = await run(["compile", "qwen3-30b-a3b", ...flags, "-o", folder]);
     expect(code, stderr).toBe(0);
-    expect(stdout).toMatch(/2\d kernels for cpu:generic, 61\.\d+ GB of weights \(generated in .*, not packed, not built\)/);
+    expect(stdout).toMatch(/\d\d kernels for cpu:generic, 61\.\d+ GB of weights \(generated in .*, not packed, not built\)/);
     expect(existsSync(join(folder, "weights.bin"))).toBe(false);
     expect((await run(["compile", "qwen3-30b-a3b", ...flags, "-o", folder])).stdout).toContain("is up to date");
     const answer = await run(["run", folder, "Hello"]);

@@ -371,7 +371,7 @@ describe("the boundary refuses", () => {
       }),
       /args\[1\]: kv offset 64/,
     ],
-    ["an array outside", program({ args: [["array", 12]] }), /args\[0\]: array 12, expected 0 to 11/],
+    ["an array outside", program({ args: [["array", 13]] }), /args\[0\]: array 13, expected 0 to 12/],
     ["an unknown space", program({ args: [["stack", 0]] }), /args\[0\]\[0\] must be arena, weights, kv or array/],
     ["a fractional offset", program({ args: [["arena", 0.5]] }), /args\[0\]\[1\] must be a whole number/],
     ["an unknown word in a grid", program({ grid: ["T", 2, "sub"] }), /grid\[2\] must be a number/],
