@@ -5,8 +5,8 @@ import { kernelArgs } from "../kernels/operands.ts";
 import type { ExpertSumKernel, GroupedLinearKernel, KernelOf, RouteKernel, RowStep } from "../kernels/spec.ts";
 import { floatLiteral, formulaText, laneText } from "./expression.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
-import { cppType, extentText, field, rowCountText, slots } from "./kernel-text.ts";
-import { paddedK } from "./layout.ts";
+import { extentText, field, rowCountText, slots } from "./kernel-text.ts";
+import { productContext, tileSums } from "./product.ts";
 import { readsExperts } from "./slots.ts";
 import type { TemplateContext } from "./template.ts";
 
@@ -32,6 +32,7 @@ export const expertContexts: {
     const accs = (next: string) => (s.ways === 1 ? "load(acc)" : `load(acc), load(acc + ${next})`);
     const isTiles = schedule.skeleton === "grouped_linear_amx";
     return {
+      ...expertsContext(s),
       ...productContext(s, schedule, s.ways),
       ways: s.ways,
       gathers: s.gathers,
@@ -56,6 +57,7 @@ export const expertContexts: {
     const firstOperandArg = s.bias ? 5 : 4;
     const outArg = kernelArgs(s).length - 1;
     return {
+      ...expertsContext(s),
       ...productContext(s, schedule, 1),
       units: Math.ceil(s.n / 16),
       rows: extentText(s.tokens),
@@ -68,25 +70,7 @@ export const expertContexts: {
   },
 };
 
-/** What products of rows with an expert's panels need, in registers or in tiles. */
-function productContext(s: GroupedLinearKernel | ExpertSumKernel, schedule: KernelSchedule, ways: number): TemplateContext {
-  const { blocking, skeleton } = schedule;
-  const common = { experts: s.numExperts, perToken: s.perToken, n: s.n, k: s.k, ...blocking };
-  if (skeleton.endsWith("_amx")) return { ...common, tilesK: Math.ceil(s.k / 32), scratchBytes: tileSums(schedule, ways) };
-  return {
-    ...common,
-    pairs: s.x.dtype === "bf16",
-    order: s.x.dtype === "bf16" ? "increasing pairs of k, of each the odd k first" : "increasing k",
-    xDtype: s.x.dtype,
-    xType: cppType(s.x.dtype),
-    weightDtype: cppType(s.w.dtype),
-    paddedK: paddedK(s.w),
-    scratchBytes: field(blocking, "rowsPerPass") * field(blocking, "streams") * ways * 64,
-  };
-}
-
-const tileSums = ({ blocking }: KernelSchedule, ways: number): number =>
-  field(blocking, "rowTilesPerPass") * field(blocking, "streams") * ways * 1024;
+const expertsContext = (s: GroupedLinearKernel | ExpertSumKernel) => ({ experts: s.numExperts, perToken: s.perToken });
 
 /** Each step as a declaration and a statement over `v0`, `v1`, …, padded to whole vectors. */
 function route(s: RouteKernel): TemplateContext {

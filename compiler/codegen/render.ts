@@ -23,6 +23,7 @@ import { floatLiteral } from "./expression.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
 import { cppType, extentText, field, rowCountText, slots } from "./kernel-text.ts";
 import { paddedK } from "./layout.ts";
+import { productContext } from "./product.ts";
 import { readTemplate, renderTemplate, type TemplateContext } from "./template.ts";
 
 /** One rendered kernel: the exported symbol, its C++ text, and what each thread must lend it. */
@@ -95,10 +96,10 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   }),
 
   linear: (s, schedule) => {
-    const { blocking, skeleton } = schedule;
-    const common = {
-      n: s.n,
-      k: s.k,
+    const next = schedule.skeleton === "linear_amx" ? "kTileC" : "16";
+    const accs = s.ways === 1 ? "load(acc)" : `load(acc), load(acc + ${next})`;
+    return {
+      ...productContext(s, schedule, s.ways),
       ways: s.ways,
       weightRows: s.n * s.ways,
       units: Math.ceil(s.n / 16),
@@ -109,30 +110,8 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
         s.ways === 1
           ? "acc[t, j] = Σ_k x[t, k] · w[j, k]"
           : `acc0[t, j] = Σ_k x[t, k] · w[j, k];  acc1[t, j] = Σ_k x[t, k] · w[${s.n} + j, k]`,
-      ...blocking,
+      writeAcc: `write(slots, row0 + row, (unit + u) * 16, ${accs});`,
       ...slots({ ...s, isa: schedule.isa, x: null, firstOperandArg: 2, outArg: 2 + s.operands.length }),
-    };
-    const panels = field(blocking, "streams") * s.ways;
-    const write = (next: string) =>
-      `write(slots, row0 + row, (unit + u) * 16, ${s.ways === 1 ? "load(acc)" : `load(acc), load(acc + ${next})`});`;
-    if (skeleton === "linear_amx") {
-      return {
-        ...common,
-        tilesK: Math.ceil(s.k / 32),
-        writeAcc: write("kTileC"),
-        scratchBytes: field(blocking, "rowTilesPerPass") * panels * 1024,
-      };
-    }
-    return {
-      ...common,
-      pairs: s.x.dtype === "bf16",
-      order: s.x.dtype === "bf16" ? "increasing pairs of k, of each the odd k first" : "increasing k",
-      xDtype: s.x.dtype,
-      xType: cppType(s.x.dtype),
-      weightDtype: cppType(s.w.dtype),
-      paddedK: paddedK(s.w),
-      writeAcc: write("16"),
-      scratchBytes: field(blocking, "rowsPerPass") * panels * 64,
     };
   },
 

@@ -6,7 +6,7 @@ import { roundTo } from "../ir/rounding.ts";
 import { groupLimit, renormalize, softmax, topK } from "../ir/row-meaning.ts";
 import { sortedSlots } from "../ir/sorted-slots.ts";
 import { evaluate, type KernelEnvironment, read, rowCount, writeOutput } from "./environment.ts";
-import { expertsOf, ROW_ALIGNMENT, slotAt } from "./plan.ts";
+import { expertsOf, ROW_ALIGNMENT, slotAt } from "./expert-plan.ts";
 import type { KernelOf, RowStep } from "./spec.ts";
 
 type ExpertKind = "route" | "sort_slots" | "grouped_linear" | "expert_sum";

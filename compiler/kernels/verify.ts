@@ -4,8 +4,8 @@
  */
 import { invariant } from "../errors.ts";
 import { sameDim } from "../ir/tensor-type.ts";
+import { planColumns } from "./expert-plan.ts";
 import { kernelArgs, kernelOutputs } from "./operands.ts";
-import { planColumns } from "./plan.ts";
 import type {
   BufferValue,
   ExpertSumKernel,

@@ -2,7 +2,7 @@
  * Specs of the kernels of an expert layer, of given sizes.
  */
 import type { DType } from "../../compiler/ir/tensor-type.ts";
-import { planColumns, sortedRows } from "../../compiler/kernels/plan.ts";
+import { planColumns, sortedRows } from "../../compiler/kernels/expert-plan.ts";
 import type {
   BufferValue,
   ExpertSumKernel,

@@ -4,8 +4,8 @@ import { linearInputDtype } from "../../compiler/codegen/cpu.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
 import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
+import { expertsOf } from "../../compiler/kernels/expert-plan.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
-import { expertsOf } from "../../compiler/kernels/plan.ts";
 import type { ExpertSumKernel, GroupedLinearKernel } from "../../compiler/kernels/spec.ts";
 import { relativeError } from "../support/closeness.ts";
 import {
