@@ -98,7 +98,8 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     const generated = events.dump || events.onGenerated ? generate(request, events.dump) : null;
     if (generated) events.onGenerated?.(generated);
     const seconds = { generate: 0, pack: 0, build: 0 };
-    return { folder, upToDate: true, kernels: 0, weightBytes: 0, unusedTensors: there.weights.unused, seconds };
+    const { kernels, weights } = there;
+    return { folder, upToDate: true, kernels: kernels.length, weightBytes: weights.bytes, unusedTensors: weights.unused, seconds };
   }
 
   const start = performance.now();

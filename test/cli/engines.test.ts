@@ -10,6 +10,8 @@ const engine = join(scratch, "pebble-engine");
 const small = ["--kv-cache-memory", "64MiB"];
 const greedy = ["--temperature", "0", "--max-tokens", "8", ...small];
 
+const manifestOf = (folder: string) => JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8")) as Manifest;
+
 beforeAll(async () => {
   const { code, stderr } = await run(["compile", pebble, "-o", engine, "--max-model-len", "512"]);
   expect(code, stderr).toBe(0);
@@ -32,13 +34,18 @@ describe("ingot compile", () => {
 
   it("reports as JSON and nothing else on stdout", async () => {
     const { stdout } = await run(["compile", pebble, "-o", engine, "--max-model-len", "512", "--json"]);
-    expect(JSON.parse(stdout)).toMatchObject({ folder: engine, upToDate: true, target: expect.stringMatching(/^cpu:/) });
+    expect(JSON.parse(stdout)).toMatchObject({
+      folder: engine,
+      upToDate: true,
+      target: expect.stringMatching(/^cpu:/),
+      kernels: manifestOf(engine).kernels.length,
+    });
   });
 
   it("says for each kernel which lines of the model it computes", async () => {
     const folder = join(scratch, "origins");
     await run(["compile", pebble, "-o", folder, "--no-build"]);
-    const { kernels } = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8")) as Manifest;
+    const { kernels } = manifestOf(folder);
     const origins = kernels.filter((k) => !k.name.startsWith("sample")).map((k) => k.origins);
     expect(origins.every((of) => of.length > 0)).toBe(true);
     expect(origins.flat().filter((origin) => !/ \(models\/\w+\.ts:\d+(, models\/\w+\.ts:\d+)*\)$/.test(origin))).toEqual([]);
