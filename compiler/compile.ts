@@ -99,7 +99,14 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     if (generated) events.onGenerated?.(generated);
     const seconds = { generate: 0, pack: 0, build: 0 };
     const { kernels, weights } = there;
-    return { folder, upToDate: true, kernels: kernels.length, weightBytes: weights.bytes, unusedTensors: weights.unused, seconds };
+    return {
+      folder,
+      upToDate: true,
+      kernels: kernels.length,
+      weightBytes: weights.bytes,
+      unusedTensors: weights.unused,
+      seconds,
+    };
   }
 
   const start = performance.now();

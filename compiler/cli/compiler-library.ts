@@ -22,15 +22,23 @@ export { Graph, type StepLimits } from "../ir/graph.ts";
 export { Interpreter, interpret } from "../ir/interpret.ts";
 export type { InputName, Node, NodeOf, OpName, RopeStyle } from "../ir/ops.ts";
 export type { Dim, DType, SymDim, TensorType } from "../ir/tensor-type.ts";
+export { UsageError } from "./exit.ts";
 
 /** As the flags of `ingot compile`; `output` is the engine folder. */
-export type CompileOptions = Partial<CompileFlags> & { readonly output?: string; readonly build?: boolean };
+export type CompileOptions = Partial<CompileFlags> & {
+  readonly output?: string;
+  readonly build?: boolean;
+  readonly weightsFile?: boolean;
+};
 
-/** Compiles a model folder, or a preset with `weights: "random"`, into an engine folder. Throws `CompileError`, `ToolchainError`. */
-export function compile(model: string, options: CompileOptions = {}): Promise<CompileReport> {
-  const { output, build = true, ...flags } = options;
+/**
+ * Compiles a model folder, or a preset with `weights: "random"`, into an engine folder.
+ * Throws `CompileError`, `ToolchainError`, and `UsageError` for options that make no sense.
+ */
+export async function compile(model: string, options: CompileOptions = {}): Promise<CompileReport> {
+  const { output, build = true, weightsFile = true, ...flags } = options;
   const all = { ...defaultCompileFlags(), ...flags };
   const source = modelSource(model, all.weights);
   if (source.kind === "engine") throw new UsageError(`${model} is an engine already`);
-  return compileModel(source, all, { build, out: output, say: () => {} });
+  return compileModel(source, all, { build, weightsFile, out: output, say: () => {} });
 }
