@@ -51,14 +51,18 @@ export function configOfEngine(folder: string): unknown {
 }
 
 /**
- * The entry of provenance that says what an architecture of the user's own built, origins included: a changed one makes another
- * engine. Nothing for those that come with Ingot, which change with the compiler.
+ * The entry of provenance that says what an architecture of the user's own built: a hash of the graph, and one of the lines it comes
+ * from. A change of either makes another engine. Nothing for those that come with Ingot, which change with the compiler.
  */
 export function architectureOption(request: Omit<GenerateRequest, "target">): { readonly architecture?: string } {
   if (ARCHITECTURES.includes(request.architecture)) return {};
   const graph = buildGraph(request);
-  const nodes = graph.liveNodes().map((n) => [n.op, n.operands.map((o) => o.id), n.attrs, n.type, graph.originText(n)]);
+  const nodes = graph.liveNodes().map((n) => [n.op, n.operands.map((o) => o.id), n.attrs, n.type]);
   const taps = [...graph.taps].map(([name, node]) => [name, node.id]);
-  const hash = createHash("sha256").update(JSON.stringify([request.config, nodes, taps, graph.logits.id]));
-  return { architecture: hash.digest("hex").slice(0, 16) };
+  const origins = graph.liveNodes().map((n) => graph.originText(n));
+  const hash = (value: unknown) => createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
+  return { architecture: `${hash([request.config, nodes, taps, graph.logits.id])} ${hash(origins)}` };
 }
+
+/** Whether two entries of provenance are of one graph, whatever the lines it comes from. */
+export const isSameGraph = (one: unknown, other: unknown): boolean => String(one).split(" ")[0] === String(other).split(" ")[0];

@@ -7,6 +7,7 @@ import { kvKind } from "../../runtime/batch.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { type Architecture, computeDType } from "../architecture.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
+import { CompileError } from "../errors.ts";
 import { type Interpretation, Interpreter } from "../ir/interpret.ts";
 import { oneSequenceStep } from "../ir/step.ts";
 import type { DType } from "../ir/tensor-type.ts";
@@ -14,7 +15,7 @@ import { kernelTensors } from "../kernels/operands.ts";
 import { buildGraph, lower } from "../pipeline.ts";
 import { kernelTarget } from "../plan/kernel-target.ts";
 import { PackedWeightsReader } from "../weights/unpack.ts";
-import { architectureOption, configOfEngine } from "./architecture-of.ts";
+import { architectureOption, configOfEngine, isSameGraph } from "./architecture-of.ts";
 import type { ReferencePrompt } from "./golden.ts";
 
 /** Largest ‖Δ‖/‖ref‖ where nothing is rounded below f32. Seen, in models of 2, 6 and 28 layers: up to 3e-6. */
@@ -41,25 +42,19 @@ export function interpreterTolerance({ target, model, kvCache }: Manifest): numb
 /** Tokens interpreted at a time. */
 const STEP = 16;
 
-export interface ReferenceEvents {
-  onProgress?(done: number, total: number): void;
-  onOther?(): void;
-}
-
 /**
  * What the engine in `folder` should give for its first token, one token more than a KV block, and `longest` tokens: beginnings of one
- * random sequence from a fixed seed, those with keys of one kind interpreted once, since no token sees a later one. `onOther` hears of
- * an architecture that is not as it was when the engine was compiled.
+ * random sequence from a fixed seed, those with keys of one kind interpreted once, since no token sees a later one.
+ * Throws `CompileError` for an architecture that is not as it was when the engine was compiled.
  */
 export async function interpreterReference(
   folder: string,
   manifest: Manifest,
   architecture: Architecture,
   longest: number,
-  { onProgress = () => {}, onOther = () => {} }: ReferenceEvents = {},
+  onProgress: (done: number, total: number) => void = () => {},
 ): Promise<ReferencePrompt[]> {
-  const { graph, read, isSame } = interpretable(folder, manifest, architecture);
-  if (!isSame) onOther();
+  const { graph, read } = interpretable(folder, manifest, architecture);
   const { numLayers, vocabSize } = manifest.model;
   const ids = randomTokens(longest, vocabSize);
   const lengths = [...[1, DEFAULT_KV_BLOCK_SIZE + 1].filter((length) => length < longest), longest];
@@ -96,7 +91,12 @@ function interpretable(folder: string, manifest: Manifest, architecture: Archite
   const { dtype, eosTokenIds } = manifest.model;
   const config = { ...architecture.readConfig(configOfEngine(folder)), dtype, eosTokenIds };
   const request = { architecture, config, limits, kvCacheDtype: manifest.kvCache.dtype as DType };
-  const isSame = architectureOption(request).architecture === provenance.options.architecture;
+  if (!isSameGraph(architectureOption(request).architecture, provenance.options.architecture)) {
+    // Weights were folded as the architecture was then: with another one they say nothing.
+    throw new CompileError(
+      `${architecture.name} is not as it was when ${folder} was compiled: compile the model again, or compare with a recording (--golden DIR)`,
+    );
+  }
   const model = buildGraph({ ...request, limits: { ...limits, maxNumBatchedTokens: limits.maxNumSeqs } });
   const { graph, kernels } = lower(model, kernelTarget(manifest.target));
   const packed = new Map(kernels.flatMap(kernelTensors).map((tensor) => [tensor.node, tensor.name]));
@@ -107,7 +107,6 @@ function interpretable(folder: string, manifest: Manifest, architecture: Archite
       return name === undefined ? undefined : into.weight(name, node.type);
     }),
     read: (name: string) => weights.read(name),
-    isSame,
   };
 }
 

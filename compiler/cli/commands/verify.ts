@@ -54,13 +54,7 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
     log("no recorded activations: comparing with the interpreter on random tokens …");
     const longest = Math.max(1, Math.min(flags.tokens, engine.maxTokens - GREEDY_TOKENS));
     const prompts = await withProgress("interpreting tokens", (onProgress) =>
-      interpreterReference(folder, manifest, reference, longest, {
-        onProgress,
-        onOther: () =>
-          log(
-            `${reference.name} is not as it was when ${folder} was compiled: comparing with what it is now, over weights as they were packed then`,
-          ),
-      }),
+      interpreterReference(folder, manifest, reference, longest, onProgress),
     );
     const options = { dtype, tolerance: interpreterTolerance(manifest), reference: "interpreter" };
     return await withProgress("comparing tokens", (onProgress) => verifyAgainst(engine, prompts, options, onProgress));
