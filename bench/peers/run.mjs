@@ -25,6 +25,7 @@ const HELP = `node bench/peers/run.mjs [options]
   --threads N        for both sides (default: the usable cores)
   --quiet-timeout S  seconds to wait for a quiet machine before each pair; a pair is dropped when there is none (default 120)
   --no-gate          measure at once and keep every pair: for trying out, not for claims
+  --in-turn          load one side at a time, anew for every sample: for models that do not fit in memory twice
   --no-mmap          node-llama-cpp reads its weights into memory instead of mapping the file
   --output FILE      result file (default: bench/results/<date>-<model>-<layers>l-<arch>-<threads>t.json)
 `;
@@ -40,6 +41,7 @@ const { values: options } = parseArgs({
     threads: { type: "string" },
     "quiet-timeout": { type: "string", default: "120" },
     "no-gate": { type: "boolean", default: false },
+    "in-turn": { type: "boolean", default: false },
     "no-mmap": { type: "boolean", default: false },
     output: { type: "string" },
     help: { type: "boolean", default: false },
@@ -60,12 +62,51 @@ function positiveInteger(name, text) {
 const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 const note = (text) => console.error(text);
 
+/** One of those compared: a process that holds its model, all the time or while it is asked. */
+class Side {
+  #worker = null;
+
+  constructor(name, script, model, inTurn) {
+    Object.assign(this, { name, script, model, inTurn, facts: null });
+  }
+
+  async start() {
+    this.#worker = new Worker(this.name, this.script);
+    this.facts = await this.#worker.call("load", this.model);
+    if (this.inTurn) this.stop();
+  }
+
+  /** Answers `ask(call)`; a side that was just loaded has read none of its weights yet: `warm` is asked before. */
+  async with(ask, warm = () => {}) {
+    if (!this.inTurn) return ask((...args) => this.#worker.call(...args));
+    this.#worker = new Worker(this.name, this.script);
+    try {
+      await this.#worker.call("load", this.model);
+      await warm((...args) => this.#worker.call(...args));
+      return await ask((...args) => this.#worker.call(...args));
+    } finally {
+      this.stop();
+    }
+  }
+
+  stop() {
+    this.#worker?.close();
+  }
+}
+
 /** One timed sample with the load that others put on the machine meanwhile. */
-async function sample(side, cell, prompts) {
-  await sleep(200); // the other side's threads stop spinning
-  const before = cpuTimes();
-  const { ms, cpuMs } = await side.worker.call("measure", { cell, prompts });
-  return { ms, tokensPerSecond: (1000 * tokensOf(cell)) / ms, load: loadBetween(before, cpuTimes(), cpuMs) };
+async function sample(side, cell, prompts, setting) {
+  const measure = (call) => call("measure", { cell, prompts, setting });
+  return side.with(
+    async (call) => {
+      await sleep(200); // the other side's threads stop spinning
+      const before = cpuTimes();
+      const { ms, cpuMs } = await measure(call);
+      return { ms, tokensPerSecond: (1000 * tokensOf(cell)) / ms, load: loadBetween(before, cpuTimes(), cpuMs) };
+    },
+    // Other prompts than those measured, which a prefix cache would answer.
+    (call) => call("measure", { cell, prompts: prompts.map((prompt) => [...prompt].reverse()), setting }),
+  );
 }
 
 /** Why a pair is no evidence, or null. */
@@ -77,12 +118,12 @@ function whyDropped(samples, { before, after }) {
   return null;
 }
 
-async function measurePair(cell, index, sides, { addon, threads, gated, shape, gate }) {
+async function measurePair(cell, index, sides, settings, { addon, threads, gated, shape, gate }) {
   const order = index % 2 === 0 ? sides : [...sides].reverse();
   const prompts = promptsOf(cell, index + 1, shape);
   const before = probe(addon, threads);
   const samples = [];
-  for (const side of order) samples.push({ side: side.name, ...(await sample(side, cell, prompts)) });
+  for (const side of order) samples.push({ side: side.name, ...(await sample(side, cell, prompts, settings[side.name].best)) });
   const probes = { before, after: probe(addon, threads) };
   return { gate, probes, samples, dropped: gated ? whyDropped(samples, probes) : null };
 }
@@ -91,7 +132,7 @@ async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTim
   const settings = {};
   if (gated) await awaitQuiet(quietTimeoutS);
   for (const side of sides) {
-    settings[side.name] = await side.worker.call("tune", { cell, threads, prompts: promptsOf(cell, 0, shape) });
+    settings[side.name] = await side.with((call) => call("tune", { cell, threads, prompts: promptsOf(cell, 0, shape) }));
   }
   const done = [];
   // A dropped pair is taken again, as long as fewer were dropped than asked for.
@@ -107,7 +148,7 @@ async function measureCell(cell, sides, { addon, threads, pairs, gated, quietTim
         dropped: `not quiet: others use ${others} % of the CPUs, steal is ${steal} %`,
       });
     } else {
-      done.push(await measurePair(cell, i, sides, { addon, threads, gated, shape, gate }));
+      done.push(await measurePair(cell, i, sides, settings, { addon, threads, gated, shape, gate }));
     }
     const { samples, dropped } = done.at(-1);
     const speeds = samples.map((s) => `${s.side} ${s.tokensPerSecond.toFixed(1)} tok/s`);
@@ -148,26 +189,22 @@ async function main() {
   const machine = describeMachine(addon);
   const threads = options.threads === undefined ? machine.cores : positiveInteger("threads", options.threads);
   const gated = !options["no-gate"];
+  const inTurn = options["in-turn"];
   const layers = options.layers === undefined ? undefined : positiveInteger("layers", options.layers);
   const shape = shapeOf(options.model, layers);
 
   const sides = [];
   try {
     if (!options["peer-only"]) {
-      const worker = new Worker("ingot", "worker-ours.mjs");
-      sides.push({ name: "ingot", worker, facts: null });
-      const facts = await worker.call("load", {
-        engine: options.engine === undefined ? compileEngine(shape) : resolve(options.engine),
-        threads,
-      });
-      checkEngine(facts, shape);
-      sides.at(-1).facts = facts;
+      const engine = options.engine === undefined ? compileEngine(shape) : resolve(options.engine);
+      sides.push(new Side("ingot", "worker-ours.mjs", { engine, threads }, inTurn));
+      await sides[0].start();
+      checkEngine(sides[0].facts, shape);
     }
-    const peer = new Worker("node-llama-cpp", "worker-llama-cpp.mjs");
-    sides.push({ name: "node-llama-cpp", worker: peer, facts: null });
     const maxSequences = Math.max(...cells.map((c) => c.sequences));
-    const model = ensureSyntheticModel(shape);
-    sides.at(-1).facts = await peer.call("load", { model, threads, mmap: !options["no-mmap"], maxSequences });
+    const model = { model: ensureSyntheticModel(shape), threads, mmap: !options["no-mmap"], maxSequences };
+    sides.push(new Side("node-llama-cpp", "worker-llama-cpp.mjs", model, inTurn));
+    await sides.at(-1).start();
 
     const result = {
       schema: 1,
@@ -175,7 +212,7 @@ async function main() {
       machine,
       source: describeSource(),
       model: { ...shape, dtype: "bfloat16", weights: "random", ...stepCosts(shape) },
-      protocol: { pairs, threads, gated, order: "A B B A" },
+      protocol: { pairs, threads, gated, inTurn, order: "A B B A" },
       sides: sides.map((s) => ({ ...s.facts, cpuMs: undefined })),
       cells: [],
     };
@@ -193,7 +230,7 @@ async function main() {
       process.exitCode = 1;
     }
   } finally {
-    for (const side of sides) side.worker.close();
+    for (const side of sides) side.stop();
   }
 }
 

@@ -13,8 +13,6 @@ let model;
 let greedy;
 /** Key: sequences and flash attention. A context of another kind is closed before one is made. */
 const contexts = new Map();
-/** Per cell, what `tune` found best. */
-const settings = new Map();
 
 async function load({ model: modelPath, threads, mmap, maxSequences }) {
   llama = await getLlama({ gpu: false, build: "never", maxThreads: threads, logLevel: "error" });
@@ -129,12 +127,12 @@ async function tune({ cell, prompts, threads }) {
   }
   tried.sort((a, b) => a.ms - b.ms);
   const { ms: _, ...best } = tried[0];
-  settings.set(cell.name, best);
   return { best, tried };
 }
 
-async function measure({ cell, prompts }) {
-  return { ms: await measureWith(cell, prompts, settings.get(cell.name)) };
+/** `setting` is what `tune` found best. */
+async function measure({ cell, prompts, setting }) {
+  return { ms: await measureWith(cell, prompts, setting) };
 }
 
 serve({ load, tune, measure });

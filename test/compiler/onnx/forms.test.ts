@@ -214,7 +214,7 @@ it("random decoders in ONNX mean what the interpreter says", async () => {
   await fc.assert(
     fc.asyncProperty(randomDense, (g) => {
       const isNarrow = (n: Node) => (n.op === "kv_cache" || n.op === "cast") && n.type.dtype !== "f32";
-      return expectSame(g, "decoder", g.liveNodes().some(isNarrow) ? 2e-3 : 1e-5); // values between two roundings fall to either
+      return expectSame(g, "decoder", g.liveNodes().some(isNarrow) ? 2e-3 : 1e-4); // values between two roundings fall to either
     }),
     { numRuns: 20 },
   );
