@@ -5,6 +5,7 @@
 import fc from "fast-check";
 import { Graph } from "../../compiler/ir/graph.ts";
 import type { Node } from "../../compiler/ir/ops.ts";
+import { printGraph } from "../../compiler/ir/print.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
 
 const layer = fc.record({
@@ -49,7 +50,11 @@ const decoder = fc.record({
 });
 
 /** A decoder's graph as a model's build function leaves it. */
-export const randomDense: fc.Arbitrary<Graph> = decoder.map(build);
+export const randomDense: fc.Arbitrary<Graph> = decoder.map((options) => {
+  const graph = build(options);
+  // A counterexample is shown as text, not as the tree of objects that it is.
+  return Object.assign(graph, { [fc.toStringMethod]: () => printGraph(graph) });
+});
 
 function build({
   layers,
