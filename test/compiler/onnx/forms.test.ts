@@ -5,7 +5,7 @@ import { Interpreter } from "../../../compiler/ir/interpret.ts";
 import type { Node, OpName } from "../../../compiler/ir/ops.ts";
 import type { DType } from "../../../compiler/ir/tensor-type.ts";
 import { onnxModel } from "../../../compiler/onnx/model.ts";
-import { expectClose } from "../../support/closeness.ts";
+import { expectClose, relativeError } from "../../support/closeness.ts";
 import { arraySource, type Batch, batchStep, exported, openOnnx, outputOf } from "../../support/onnx.ts";
 import { randomDense } from "../../support/random-dense.ts";
 import { seededRandom } from "../../support/seeded-random.ts";
@@ -186,15 +186,27 @@ describe.each(Object.entries(cases))("%s in ONNX means what the interpreter says
   });
 });
 
-/** Compares onnxruntime with the interpreter on batches of random rows. */
+/**
+ * Compares onnxruntime with the interpreter on batches of random rows, to within `tolerance` and what a few last bits of the weights
+ * change: a random graph may norm what is nearly nothing, or round what stands between two values.
+ */
 async function expectSame(g: Graph, name: string, tolerance = 1e-6): Promise<void> {
   const values = randomWeights(g);
   const session = await openOnnx((await exported(g, name, arraySource(g, values))).file);
   for (const batch of BATCHES) {
-    const expected = new Interpreter(g, values, 32).step(batchStep(batch, g.limits.blockSize)).logits;
-    expectClose(await outputOf(session, batch), expected, tolerance, `${name} of ${batch.length} × ${batch[0]!.length} tokens`);
+    const meaning = (of: typeof values) => new Interpreter(g, of, 32).step(batchStep(batch, g.limits.blockSize)).logits;
+    const expected = meaning(values);
+    const moved = [1e-6, -1e-6].map((by) => relativeError(meaning(nudged(values, by)), expected));
+    const allowed = Math.max(tolerance, 10 * Math.max(...moved));
+    expectClose(await outputOf(session, batch), expected, allowed, `${name} of ${batch.length} × ${batch[0]!.length} tokens`);
   }
 }
+
+/** Every other weight a little larger, by its own size. */
+const nudged =
+  (values: (name: string) => Float32Array, by: number) =>
+  (name: string): Float32Array =>
+    values(name).map((v, i) => (i % 2 === 0 ? v * (1 + by) : v));
 
 function randomWeights(g: Graph): (name: string) => Float32Array {
   const random = seededRandom(1);
@@ -214,7 +226,7 @@ it("random decoders in ONNX mean what the interpreter says", async () => {
   await fc.assert(
     fc.asyncProperty(randomDense, (g) => {
       const isNarrow = (n: Node) => (n.op === "kv_cache" || n.op === "cast") && n.type.dtype !== "f32";
-      return expectSame(g, "decoder", g.liveNodes().some(isNarrow) ? 2e-3 : 1e-4); // values between two roundings fall to either
+      return expectSame(g, "decoder", g.liveNodes().some(isNarrow) ? 2e-3 : 1e-5);
     }),
     { numRuns: 20 },
   );
