@@ -208,15 +208,18 @@ const nudged =
   (name: string): Float32Array =>
     values(name).map((v, i) => (i % 2 === 0 ? v * (1 + by) : v));
 
+/** Matrices that keep values near one: beyond ±18 onnxruntime's sigmoid is no longer one, which a norm of the result would show. */
 function randomWeights(g: Graph): (name: string) => Float32Array {
   const random = seededRandom(1);
   const values = new Map<string, Float32Array>();
   for (const node of g.liveNodes()) {
     if (node.op !== "weight") continue;
-    const size = (node.type.shape as readonly number[]).reduce((a, b) => a * b, 1);
+    const shape = node.type.shape as readonly number[];
+    const size = shape.reduce((a, b) => a * b, 1);
+    const scale = shape.length > 1 ? (shape.at(-1) as number) ** -0.5 : 1;
     values.set(
       node.attrs.name,
-      Float32Array.from({ length: size }, () => random.normal()),
+      Float32Array.from({ length: size }, () => scale * random.normal()),
     );
   }
   return (name) => values.get(name)!;
