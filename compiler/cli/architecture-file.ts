@@ -14,14 +14,8 @@ import { CompileError } from "../errors.ts";
 import { addSourceMap, authorsLine, printSourceLine } from "../ir/source-line.ts";
 import { compilerBuild } from "./build-id.ts";
 import { interruptible, UsageError } from "./exit.ts";
+import { PACKAGE_ENTRIES } from "./package-entries.ts";
 import { checkedFiles, shortPath } from "./places.ts";
-
-/** The package's entries, as this program has them. */
-const ENTRIES: Readonly<Record<string, () => Promise<unknown>>> = {
-  ingot: () => import("./library.ts"),
-  "ingot/compiler": () => import("./compiler-library.ts"),
-  "ingot/models": () => import("../../models/library.ts"),
-};
 
 /**
  * The architectures that `path` exports, at least one. Throws `UsageError` when there is no such file, `CompileError` naming the line
@@ -64,7 +58,7 @@ async function bundled(file: string): Promise<Bundle> {
       target: "node20.19",
       sourcemap: "external",
       sourcesContent: false,
-      external: Object.keys(ENTRIES),
+      external: Object.keys(PACKAGE_ENTRIES),
       plugins: [sharedZod],
       logLevel: "silent",
       logOverride: { "empty-import-meta": "error" },
@@ -117,7 +111,8 @@ async function typeCheckOnce(file: string, hash: string): Promise<void> {
 async function evaluate(file: string, { code, map, imports }: Bundle): Promise<Readonly<Record<string, unknown>>> {
   const modules = new Map<string, unknown>();
   for (const name of imports) {
-    if (ENTRIES[name]) modules.set(name, await ENTRIES[name]());
+    const entry = PACKAGE_ENTRIES[name];
+    if (entry) modules.set(name, await entry.load());
     else if (/^zod(\/|$)/.test(name)) modules.set(name, await import(name));
   }
   const fromFile = createRequire(file);

@@ -5,15 +5,10 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { CompileError } from "../errors.ts";
+import { PACKAGE_ENTRIES } from "./package-entries.ts";
 import { packageRoot } from "./package-root.ts";
 import { shortPath } from "./places.ts";
 
-/** What the package's entries are declared by. */
-const ENTRIES = {
-  ingot: "compiler/cli/library",
-  "ingot/compiler": "compiler/cli/compiler-library",
-  "ingot/models": "models/library",
-};
 /** An architecture needs nothing of Node; what it uses of it is not checked, and types of Node need not be installed. */
 const NODE = `declare module "node:*";
 declare const process: any;
@@ -60,7 +55,7 @@ function declarations(): Record<string, string[]> {
   const place = existsSync(built)
     ? (path: string) => join(built, `${path}.d.ts`)
     : (path: string) => join(packageRoot(), `${path}.ts`);
-  return Object.fromEntries(Object.entries(ENTRIES).map(([entry, path]) => [entry, [place(path)]]));
+  return Object.fromEntries(Object.entries(PACKAGE_ENTRIES).map(([entry, { module }]) => [entry, [place(module)]]));
 }
 
 /** This package's own zod, where the file's folder has none. */

@@ -1,7 +1,10 @@
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { z } from "zod";
 import { loadArchitectures } from "../../compiler/cli/architecture-file.ts";
+import { PACKAGE_ENTRIES } from "../../compiler/cli/package-entries.ts";
+import { packageRoot } from "../../compiler/cli/package-root.ts";
 import { CompileError } from "../../compiler/errors.ts";
 import { Graph } from "../../compiler/ir/graph.ts";
 import { ARCHITECTURES } from "../../models/registry.ts";
@@ -23,4 +26,12 @@ it("an architecture file imports the very modules of the program that runs it", 
   expect([own, seen].map((a) => a?.name)).toEqual(["Qwen3ForCausalLM", "Seen"]);
   const { modules } = seen as unknown as { modules: unknown[] };
   for (const [i, here] of [CompileError, Graph, ARCHITECTURES, z].entries()) expect(modules[i]).toBe(here);
+});
+
+it("what it may import is what the package exports", () => {
+  const { exports } = JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as {
+    exports: Record<string, { types: string }>;
+  };
+  const declared = Object.entries(exports).map(([entry, { types }]) => [entry.replace(/^\./, "ingot"), types]);
+  expect(Object.entries(PACKAGE_ENTRIES).map(([entry, { module }]) => [entry, `./dist/types/${module}.d.ts`])).toEqual(declared);
 });
