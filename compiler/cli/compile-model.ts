@@ -13,15 +13,12 @@ import { refuseEditedSources } from "../engine/up-to-date.ts";
 import { CompileError } from "../errors.ts";
 import type { Generated } from "../pipeline.ts";
 import { bestTarget, knownTargets } from "../schedule/target.ts";
-import { underWholeNames } from "../weights/base-model.ts";
 import { FileHashes } from "../weights/file-hashes.ts";
-import { RandomWeights } from "../weights/random.ts";
-import { openCheckpoint } from "../weights/safetensors.ts";
-import type { WeightDType } from "../weights/source.ts";
 import { architectureOf, architectureOption } from "./architecture-of.ts";
 import { compilerBuild } from "./build-id.ts";
 import { interruptible, UsageError } from "./exit.ts";
 import type { ModelSource } from "./model-source.ts";
+import { type ModelWeights, openWeights } from "./model-weights.ts";
 import { ensureAddon } from "./native-addon.ts";
 import type { CompileFlags, ModelFlags } from "./options.ts";
 import { engineCache, hashCache, kernelCache } from "./places.ts";
@@ -65,13 +62,13 @@ export async function compileModel(
         ? computeDType(config.dtype)
         : computeDType(dtypeFlag("--kv-cache-dtype", flags.kvCacheDtype)),
   };
-  const weights = await openWeights(source, config, architecture.weights(config), flags);
+  const weights = openWeights(source, architecture, config, flags);
   try {
     const request: CompileRequest = {
       ...model,
       name: source.name,
       source: weights.source,
-      checkpoint: weights.checkpoint,
+      checkpoint: await weightsHash(weights, config, flags),
       modelFolder: source.kind === "checkpoint" ? source.folder : null,
       configJson,
       isBeingWritten: !ARCHITECTURES.includes(architecture),
@@ -174,21 +171,11 @@ function maxModelLen(config: ModelConfig, asked: number | undefined): number {
   return asked ?? most;
 }
 
-async function openWeights(
-  source: Exclude<ModelSource, { kind: "engine" }>,
-  config: ModelConfig,
-  specs: readonly { readonly name: string; readonly shape: readonly number[] }[],
-  flags: CompileFlags,
-) {
-  if (flags.weights === "random") {
-    const shapes = new Map(specs.map((s) => [s.name, s.shape]));
-    const random = new RandomWeights(flags.weightsSeed, computeDType(config.dtype) as WeightDType, shapes);
-    return { source: random, checkpoint: `random:${flags.weightsSeed}`, close: () => {} };
-  }
-  const { folder } = source as { folder: string };
-  const checkpoint = openCheckpoint(folder);
-  const identity = JSON.stringify([config, modelFilesHash(folder)]);
-  const hash = await withProgress(
+/** Names what is in the weights: of a checkpoint the content, with `config` and the folder's other files; of random ones the seed. */
+async function weightsHash({ checkpoint }: ModelWeights, config: ModelConfig, flags: CompileFlags): Promise<string> {
+  if (!checkpoint) return `random:${flags.weightsSeed}`;
+  const identity = JSON.stringify([config, modelFilesHash(checkpoint.folder)]);
+  return withProgress(
     "reading the checkpoint",
     (onHash) => {
       const hashes = new FileHashes(hashCache(), onHash);
@@ -196,14 +183,6 @@ async function openWeights(
     },
     "bytes",
   );
-  return {
-    source: underWholeNames(
-      checkpoint,
-      specs.map((s) => s.name),
-    ),
-    checkpoint: hash,
-    close: () => checkpoint.close(),
-  };
 }
 
 /** A folder for each different engine, named so that a person knows which is which. */

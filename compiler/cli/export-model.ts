@@ -1,17 +1,13 @@
 /**
  * From what a user named to a file in another format.
  */
-import { computeDType } from "../architecture.ts";
 import type { OnnxFiles } from "../onnx/file.ts";
 import { writeOnnx } from "../onnx/file.ts";
 import { onnxModel } from "../onnx/model.ts";
-import { underWholeNames } from "../weights/base-model.ts";
-import { RandomWeights } from "../weights/random.ts";
-import { openCheckpoint } from "../weights/safetensors.ts";
-import type { WeightDType, WeightSource } from "../weights/source.ts";
 import { describeModel } from "./compile-model.ts";
 import { graphOf } from "./model-graph.ts";
 import type { ModelSource } from "./model-source.ts";
+import { openWeights } from "./model-weights.ts";
 import type { ModelFlags } from "./options.ts";
 import { packageVersion } from "./package-root.ts";
 import { withProgress } from "./progress.ts";
@@ -31,18 +27,12 @@ export async function exportOnnx(
   return withProgress(
     "writing weights",
     async (onProgress) => {
-      const write = (weights: WeightSource, name: string) =>
-        writeOnnx(file, model, { weights: { source: weights, name }, onProgress });
-      if (flags.weights === "random" || source.kind === "preset") {
-        const shapes = new Map(architecture.weights(config).map((w) => [w.name, w.shape]));
-        return write(new RandomWeights(flags.weightsSeed, computeDType(config.dtype) as WeightDType, shapes), source.name);
-      }
-      const checkpoint = openCheckpoint(source.folder);
+      const weights = openWeights(source, architecture, config, flags);
+      const name = weights.checkpoint?.folder ?? source.name;
       try {
-        const names = architecture.weights(config).map((w) => w.name);
-        return await write(underWholeNames(checkpoint, names), source.folder);
+        return await writeOnnx(file, model, { weights: { source: weights.source, name }, onProgress });
       } finally {
-        checkpoint.close();
+        weights.close();
       }
     },
     "bytes",
