@@ -19,12 +19,11 @@ const MOST_NAMES = 3;
 
 /** The checkpoint tensors of an expression in a few words: `q+k+v`, `experts.0.gate_proj.weight + 255 more`. */
 export function printWeights(node: Node): string {
-  const names = new Set<string>();
-  const visit = (n: Node): void => {
-    if (n.op === "weight") names.add(n.attrs.name);
-    n.operands.forEach(visit);
-  };
-  visit(node);
+  const names = weightNames(node);
   const [first, ...others] = names;
-  return names.size <= MOST_NAMES ? [...names].join("+") : `${first} + ${others.length} more`;
+  return names.length <= MOST_NAMES ? names.join("+") : `${first} + ${others.length} more`;
 }
+
+/** The checkpoint tensors of an expression, each once, in the order of first use. */
+export const weightNames = (node: Node): string[] =>
+  node.op === "weight" ? [node.attrs.name] : [...new Set(node.operands.flatMap(weightNames))];

@@ -6,7 +6,7 @@
  */
 import { UnsupportedError } from "../errors.ts";
 import type { Node, NodeOf } from "../ir/ops.ts";
-import { isWeightExpression } from "../kernels/weight-expression.ts";
+import { isWeightExpression, weightNames } from "../kernels/weight-expression.ts";
 import { type PackRequest, planWeights, printNames, type WeightsPlan } from "../weights/layout.ts";
 import { weightRows } from "../weights/rows.ts";
 import type { Value } from "./builder.ts";
@@ -53,7 +53,3 @@ export const transposed = (w: Node, c: Context): Value =>
   w.op === "transpose"
     ? c.f32(w.operands[0])
     : c.once(`transposed ${w.id}`, () => c.onnx.op("Transpose", [c.f32(w)], { perm: [1, 0] }));
-
-/** The checkpoint tensors of an expression, in order. */
-const weightNames = (node: Node): string[] =>
-  node.op === "weight" ? [node.attrs.name] : [...new Set(node.operands.flatMap(weightNames))];

@@ -6,6 +6,7 @@
  * arithmetic on offsets and strides, whatever the number of elements. What is not evenly spaced is declined with the reason.
  */
 import type { Node, NodeOf, OpName } from "../ir/ops.ts";
+import { elementsOf } from "./source.ts";
 
 /** A checkpoint tensor as the model declares it. */
 export interface SourceTensor {
@@ -63,7 +64,7 @@ const folds: { readonly [K in OpName]?: (node: NodeOf<K>) => readonly RowSegment
     const shape = fixedShape(node);
     const k = rowLength(shape);
     const source = { name: node.attrs.name, shape };
-    return [{ source, offset: 0, rows: product(shape) / k, rowStride: k, elementStride: 1, plus: null }];
+    return [{ source, offset: 0, rows: elementsOf(shape) / k, rowStride: k, elementStride: 1, plus: null }];
   },
   concat(node) {
     const shape = fixedShape(node);
@@ -76,10 +77,10 @@ const folds: { readonly [K in OpName]?: (node: NodeOf<K>) => readonly RowSegment
     const k = rowLength(shape);
     const parts = node.operands.map((operand) => {
       const x = weightRows(operand);
-      return { rows: product(x.shape.slice(axis)) / k, segments: new Segments(k, x.segments) };
+      return { rows: elementsOf(x.shape.slice(axis)) / k, segments: new Segments(k, x.segments) };
     });
     const out = new Segments(k);
-    for (let outer = 0; outer < product(shape.slice(0, axis)); outer++)
+    for (let outer = 0; outer < elementsOf(shape.slice(0, axis)); outer++)
       for (const { rows, segments } of parts) out.add(segments.take(outer * rows, rows));
     return out.list;
   },
@@ -92,9 +93,9 @@ const folds: { readonly [K in OpName]?: (node: NodeOf<K>) => readonly RowSegment
       return out.list;
     }
     const segments = new Segments(k, x.segments);
-    const whole = product(x.shape.slice(axis)) / k; // rows below one index of the axes before
+    const whole = elementsOf(x.shape.slice(axis)) / k; // rows below one index of the axes before
     const inner = whole / (x.shape[axis] as number);
-    for (let outer = 0; outer < product(x.shape.slice(0, axis)); outer++)
+    for (let outer = 0; outer < elementsOf(x.shape.slice(0, axis)); outer++)
       out.add(segments.take(outer * whole + start * inner, size * inner));
     return out.list;
   },
@@ -103,7 +104,7 @@ const folds: { readonly [K in OpName]?: (node: NodeOf<K>) => readonly RowSegment
     const [rows, k] = x.shape.slice(-2) as [number, number];
     const segments = new Segments(k, x.segments);
     const out = new Segments(rows);
-    for (let outer = 0; outer < product(x.shape.slice(0, -2)); outer++) {
+    for (let outer = 0; outer < elementsOf(x.shape.slice(0, -2)); outer++) {
       const [matrix, ...others] = segments.take(outer * rows, rows);
       if (!matrix || others.length > 0)
         throw new WeightRowsError(node, "the rows of a transposed matrix lie apart in the checkpoint");
@@ -212,5 +213,3 @@ export class Segments {
     );
   }
 }
-
-const product = (extents: readonly number[]): number => extents.reduce((a, b) => a * b, 1);

@@ -3,7 +3,7 @@
  */
 import type { UnusedEntry } from "../../runtime/manifest.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
-import { printNames, type WeightsPlan } from "./layout.ts";
+import { printNames, sourcesOf, type WeightsPlan } from "./layout.ts";
 import { elementsOf, type StoredSize, type WeightSource } from "./source.ts";
 
 /** What is known beforehand of the tensors that a model leaves: by how their names begin, and whether its head is its embedding. */
@@ -21,7 +21,7 @@ export async function unusedTensors(
   plan: WeightsPlan,
   { prefixes, tieWordEmbeddings }: UnusedReasons,
 ): Promise<UnusedEntry[]> {
-  const used = new Set(plan.tensors.flatMap((t) => t.request.rows.segments.map((s) => s.source.name)));
+  const used = new Set(plan.tensors.flatMap((t) => sourcesOf(t.request.rows).map((s) => s.name)));
   const all = source.list();
   const unused = new Map<string | null, StoredSize[]>([[null, []]]);
   for (const tensor of all) {
