@@ -6,7 +6,7 @@
 import { inspect } from "node:util";
 import { z } from "zod";
 import type { ModelFacts } from "../runtime/manifest.ts";
-import { modelFactsFaults } from "../runtime/manifest-validator.ts";
+import { modelFactsFaults } from "../runtime/manifest-schema.ts";
 import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import { authorsLine, printSourceLine, sourceLines } from "./ir/source-line.ts";

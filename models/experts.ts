@@ -25,12 +25,12 @@ export interface RouterOptions {
 }
 
 /**
- * `modules`: tensors `experts.<e>.<name>.weight`, with the names given. `stacked`: one tensor for all experts, (E, in, out), with
- * biases; gate and up take turns in the columns of `experts.gate_up_proj` (gpt-oss).
+ * `modules`: tensors `experts.<e>.<name>.weight`, with the names given. `interleaved`: one tensor for all experts,
+ * (E, in, out), with biases; gate and up take turns in the columns of `experts.gate_up_proj` (gpt-oss).
  */
 export type ExpertStorage =
   | { readonly kind: "modules"; readonly gate: string; readonly up: string; readonly down: string }
-  | { readonly kind: "stacked" };
+  | { readonly kind: "interleaved" };
 
 /** The names most families give the matrices of an expert. */
 export const EXPERT_MODULES: ExpertStorage = { kind: "modules", gate: "gate_proj", up: "up_proj", down: "down_proj" };
@@ -89,7 +89,9 @@ function experts(g: Graph, rows: Node, ids: Node, options: ExpertsOptions, namin
   const hidden = rows.type.shape.at(-1) as number;
   const { storage } = options;
   const { gate, up, down } =
-    storage.kind === "modules" ? stackedModules(g, hidden, storage, options, naming) : stackedTensors(g, hidden, options, naming);
+    storage.kind === "modules"
+      ? expertModules(g, hidden, storage, options, naming)
+      : interleavedTensors(g, hidden, options, naming);
   const project = (x: Node, { weight, bias }: ExpertProjection) => {
     const y = g.groupedLinear(x, weight, ids);
     return bias ? g.plus(y, g.expertRows(bias, ids)) : y;
@@ -105,7 +107,7 @@ interface ExpertProjection {
 }
 type ExpertProjections = Readonly<Record<"gate" | "up" | "down", ExpertProjection>>;
 
-function stackedModules(
+function expertModules(
   g: Graph,
   hidden: number,
   names: ExpertStorage & { kind: "modules" },
@@ -126,7 +128,7 @@ function stackedModules(
   }));
 }
 
-function stackedTensors(g: Graph, hidden: number, options: ExpertsOptions, naming: Naming): ExpertProjections {
+function interleavedTensors(g: Graph, hidden: number, options: ExpertsOptions, naming: Naming): ExpertProjections {
   const { numExperts, intermediateSize: inner } = options;
   const biases = (leaf: string, n: number) => matrix(g, leaf, [numExperts, n], { ...naming, dtype: "f32" });
   const gateUp = g.reshape(matrix(g, "gate_up_proj", [numExperts, hidden, 2 * inner], naming), [numExperts, hidden, inner, 2]);

@@ -70,7 +70,7 @@ function readExperts(read: z.output<typeof fields>, numLayers: number): DecoderM
       renormalizeEps: null,
       scale: 1,
     },
-    storage: { kind: "stacked" },
+    storage: { kind: "interleaved" },
     clamp: { alpha: read.swiglu_alpha, limit: read.swiglu_limit },
     shared: null,
   };

@@ -7,6 +7,8 @@
 export const MANIFEST_FORMAT = 1;
 /** Version of the kernel calling convention (`templates/prelude.cpu.h`); a kernel library exports the one it was built for. */
 export const KERNEL_ABI = 1;
+/** Tensors start on pages, so that weights.bin can be mapped and each tensor advised and locked by itself. */
+export const PAGE_BYTES = 4096;
 
 export type ManifestDType = "f32" | "f16" | "bf16" | "i32" | "u8";
 /** What a step binds: `T` tokens, `B` sequences, `S` sampled rows, `P` blocks per block table; indices 0 … 3 in this order. */

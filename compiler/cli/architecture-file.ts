@@ -97,15 +97,23 @@ const sharedZod: Plugin = {
   },
 };
 
-/** Checks types, unless this very content was checked before. */
+/** Checks types, unless this very content was checked before; a note says which files that was, as those of types alone are in no bundle. */
 async function typeCheckOnce(file: string, hash: string): Promise<void> {
-  const note = join(checkedFiles(), createHash("sha256").update(`${compilerBuild()} ${file} ${hash}`).digest("hex"));
-  if (existsSync(note)) return;
+  const note = join(checkedFiles(), sha256(`${compilerBuild()} ${file} ${hash}`));
+  if (existsSync(note) && readFileSync(note, "utf8").split("\n").every(isAsNoted)) return;
   const { typeCheck } = await import("./type-check.ts");
-  await typeCheck(file);
+  const files = await typeCheck(file);
   mkdirSync(dirname(note), { recursive: true });
-  writeFileSync(note, "");
+  writeFileSync(note, files.map((path) => `${sha256(readFileSync(path))} ${path}`).join("\n"));
 }
+
+/** Whether a file still has the content that a line, `<hash> <path>`, says. */
+function isAsNoted(line: string): boolean {
+  const [, hash, path = ""] = /^(\w{64}) (.+)$/.exec(line) ?? [];
+  return existsSync(path) && sha256(readFileSync(path)) === hash;
+}
+
+const sha256 = (content: string | Buffer): string => createHash("sha256").update(content).digest("hex");
 
 /** Runs a bundle; what it exports. */
 async function evaluate(file: string, { code, map, imports }: Bundle): Promise<Readonly<Record<string, unknown>>> {

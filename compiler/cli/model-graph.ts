@@ -10,11 +10,11 @@ import { architectureOfEngine, configOfEngine } from "./architecture-of.ts";
 import { describeModel } from "./compile-model.ts";
 import { UsageError } from "./exit.ts";
 import { modelSource } from "./model-source.ts";
-import { defaultCompileFlags } from "./options.ts";
+import { defaultCompileFlags, type ModelFlags } from "./options.ts";
 
-/** The graph of a model folder or a preset; `arch` is a file with its architecture. Throws `CompileError`, `UsageError`. */
-export async function modelGraph(model: string, arch: string | undefined): Promise<Graph> {
-  const flags = { ...defaultCompileFlags(), weights: "random", arch }; // no weight is read
+/** The graph of a model folder or a preset, or of its first `layers` layers; `arch` is a file with its architecture. Throws `CompileError`, `UsageError`. */
+export async function modelGraph(model: string, asked: Pick<ModelFlags, "arch" | "layers">): Promise<Graph> {
+  const flags = { ...defaultCompileFlags(), weights: "random", ...asked }; // no weight is read
   const source = modelSource(model, flags.weights);
   if (source.kind === "engine") throw new UsageError(`${model} is an engine`);
   const { architecture, config } = await describeModel(source, flags);

@@ -14,8 +14,11 @@ const NODE = `declare module "node:*";
 declare const process: any;
 declare const console: Record<"log" | "info" | "warn" | "error" | "debug" | "table", (...values: unknown[]) => void>;`;
 
-/** Throws `CompileError` with every type error in `file` and in what it imports of its own: `my-arch.ts:12:5: message`. */
-export async function typeCheck(file: string): Promise<void> {
+/**
+ * The files that were checked: `file` and what it imports of its own, types included.
+ * Throws `CompileError` with every type error in them: `my-arch.ts:12:5: message`.
+ */
+export async function typeCheck(file: string): Promise<readonly string[]> {
   const { Project, ts } = await import("ts-morph");
   const project = new Project({
     skipAddingFilesFromTsConfig: true,
@@ -47,6 +50,7 @@ export async function typeCheck(file: string): Promise<void> {
     }),
   );
   if (lines.length > 0) throw new CompileError(lines.join("\n"));
+  return own.map((source) => source.fileName);
 }
 
 /** The entries' declarations; in a clone that has none built, the sources. */

@@ -3,15 +3,12 @@
  *
  * The file is the tensors in the order asked for, each on a page of its own; zeros between them.
  */
-import type { TensorEntry } from "../../runtime/manifest.ts";
+import { PAGE_BYTES, type TensorEntry } from "../../runtime/manifest.ts";
 import { CompileError, invariant } from "../errors.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
 import { panel16Bytes } from "./panel.ts";
 import type { SourceTensor, WeightRows } from "./rows.ts";
 import { elementsOf, type WeightDType } from "./source.ts";
-
-/** Tensors and the file itself end on pages, for mapping. */
-export const PAGE_BYTES = 4096;
 
 /** One tensor to write: `rows` of the checkpoint, converted to `dtype`. */
 export interface PackRequest {

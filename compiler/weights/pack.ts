@@ -6,10 +6,11 @@
  */
 import { createHash } from "node:crypto";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { PAGE_BYTES } from "../../runtime/manifest.ts";
 import { invariant } from "../errors.ts";
 import { dtypeBytes } from "../ir/tensor-type.ts";
 import { checkSources } from "./check-sources.ts";
-import { PAGE_BYTES, type PlannedTensor, panelMatrices, type WeightsPlan } from "./layout.ts";
+import { type PlannedTensor, panelMatrices, type WeightsPlan } from "./layout.ts";
 import { LANES, packPanel, panelBytes } from "./panel.ts";
 import { type RowBlock, RowReader, Scratch } from "./row-reader.ts";
 import { rowLength, Segments } from "./rows.ts";

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { z } from "zod";
@@ -26,6 +26,20 @@ it("an architecture file imports the very modules of the program that runs it", 
   expect([own, seen].map((a) => a?.name)).toEqual(["Qwen3ForCausalLM", "Seen"]);
   const { modules } = seen as unknown as { modules: unknown[] };
   for (const [i, here] of [CompileError, Graph, ARCHITECTURES, z].entries()) expect(modules[i]).toBe(here);
+});
+
+it("types are checked again when only a file of types changed", async () => {
+  const folder = join(scratch, "types");
+  const file = ownArchitecture(folder, [
+    "export const own",
+    `import type { Layers } from "./layers.ts";
+     export const layers: Layers = 2;
+     export const own`,
+  ]);
+  writeFileSync(join(folder, "layers.ts"), "export type Layers = number;");
+  await loadArchitectures(file);
+  writeFileSync(join(folder, "layers.ts"), "export type Layers = string;");
+  await expect(loadArchitectures(file)).rejects.toThrow("Type 'number' is not assignable to type 'string'");
 });
 
 it("what it may import is what the package exports", () => {

@@ -73,12 +73,15 @@ describe("ingot show --graph", () => {
     );
     expect(stdout).toMatch(/^logits %\d+\n$/m);
     expect((await run(["show", "qwen3-4b", "--graph"])).stdout).toMatch(/^%\d+ = rope .* layers\.35\.self_attn/m);
+    const cut = (await run(["show", "qwen3-4b", "--graph", "--layers", "2"])).stdout;
+    expect([cut.includes("layers.1."), cut.includes("layers.2.")]).toEqual([true, false]);
     const engine = join(scratch, "compiled");
     await run(["compile", pebble, "-o", engine, "--no-build", "--layers", "2", "--kv-cache-dtype", "float32"]);
     const shown = (await run(["show", engine, "--graph"])).stdout;
     expect(shown).toMatch(/^%\d+ = kv_cache layer=1 : f32\(/m);
     expect(shown).not.toContain("layers.2.");
     expect(JSON.parse((await run(["show", engine, "--graph", "--json"])).stdout).graph).toEqual(shown.trimEnd().split("\n"));
+    expect((await run(["show", engine, "--graph", "--layers", "1"])).stderr).toContain("has the layers it was compiled with");
   });
 
   it("asks for a model where there is none", async () => {

@@ -150,7 +150,7 @@ describe("a layer of experts", () => {
       {
         ...plain,
         router: { ...router, name: "router", bias: true, scores: "softmax_of_chosen" },
-        storage: { kind: "stacked" },
+        storage: { kind: "interleaved" },
         clamp: { alpha: 1.702, limit },
       },
     ]),

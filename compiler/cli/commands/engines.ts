@@ -12,7 +12,7 @@ import { printGraph } from "../../ir/print.ts";
 import { UsageError } from "../exit.ts";
 import { readManifest } from "../load.ts";
 import { engineGraph, modelGraph } from "../model-graph.ts";
-import { addJsonFlag, flag, toggle } from "../options.ts";
+import { addJsonFlag, flag, integer, toggle } from "../options.ts";
 import { engineCache } from "../places.ts";
 import { formatBytes, log } from "../progress.ts";
 
@@ -54,7 +54,7 @@ export function listCommand(): Command {
   return addJsonFlag(command);
 }
 
-type ShowFlags = { readonly graph?: boolean; readonly json?: boolean; readonly arch?: string };
+type ShowFlags = { readonly graph?: boolean; readonly json?: boolean; readonly arch?: string; readonly layers?: number };
 
 export function showCommand(): Command {
   const command = new Command("show")
@@ -96,12 +96,15 @@ export function showCommand(): Command {
     });
   toggle(command, "--graph", "print the model's graph: each operation, its type, the model path and source line it comes from");
   flag(command, "--arch <file>", "with --graph: TypeScript that exports the model's architecture");
+  flag(command, "--layers <n>", "with --graph: only the model's first n layers", integer(1));
   return addJsonFlag(command);
 }
 
-async function showGraph(model: string, { json, arch }: ShowFlags): Promise<void> {
+async function showGraph(model: string, { json, arch, layers }: ShowFlags): Promise<void> {
   const folder = findEngine(model);
-  const graph = folder === undefined ? modelGraph(model, arch) : engineGraph(folder, readManifest(folder), arch);
+  if (folder !== undefined && layers !== undefined)
+    throw new UsageError(`--layers cuts a model folder or a preset; the engine ${model} has the layers it was compiled with`);
+  const graph = folder === undefined ? modelGraph(model, { arch, layers }) : engineGraph(folder, readManifest(folder), arch);
   const text = printGraph(await graph, { origins: true });
   if (json) return console.log(JSON.stringify({ graph: text.trimEnd().split("\n") }, null, 2));
   process.stdout.write(text);
