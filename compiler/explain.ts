@@ -6,8 +6,10 @@
 import type { Graph } from "./ir/graph.ts";
 import type { Node, OpName } from "./ir/ops.ts";
 import type { Origin } from "./ir/origin.ts";
+import { kernelTensors } from "./kernels/operands.ts";
 import { printKernel } from "./kernels/print.ts";
 import type { KernelSpec } from "./kernels/spec.ts";
+import { weightOps } from "./kernels/weight-expression.ts";
 import type { Generated } from "./pipeline.ts";
 import type { Firing } from "./rewrite/rewrite.ts";
 
@@ -64,7 +66,7 @@ export function explainKernels({ kernels, emitted, lowered }: Generated): readon
       computes: printKernel({ ...first, name }),
       ops: count(first.nodes.map((node) => node.op)),
       origins: places.map(({ template, numbers, line }) => ({ path: template.replace("*", ranges(numbers)), line })),
-      reasons: [...reasons(fired), ...apart(specs, products), ...formed(first, steps.length)],
+      reasons: [...reasons(fired), ...apart(specs, products), ...formed(first, steps.length), ...packed(specs)],
     };
   });
 }
@@ -125,6 +127,13 @@ function formed({ kind, nodes }: KernelSpec, times: number): Reason[] {
         ...reason(`fused into the ${kind}, so that nothing in between is stored`, computed),
       ];
   }
+}
+
+/** What is made of the checkpoint's tensors before any step, so that no kernel computes it. */
+function packed(specs: readonly KernelSpec[]): Reason[] {
+  const made = specs.flatMap(kernelTensors).flatMap(({ node }) => (node.op === "weight" ? [] : [weightOps(node)]));
+  const rule = `computed once, when weights are packed: ${[...new Set(made.flat())].join(", ")}`;
+  return made.length === 0 ? [] : [{ pass: "pack-weights", rule, times: made.length }];
 }
 
 /** Places whose paths differ in their first number alone: `*` stands for it. */

@@ -1,7 +1,7 @@
 /**
  * Expressions over checkpoint tensors, which no kernel computes: the packer writes their value into weights.bin.
  */
-import type { Node } from "../ir/ops.ts";
+import type { Node, OpName } from "../ir/ops.ts";
 
 /** Whether a node is made of checkpoint tensors and constants alone. Which of these the packer folds says `weights/rows.ts`. */
 export function isWeightExpression(node: Node): boolean {
@@ -27,3 +27,7 @@ export function printWeights(node: Node): string {
 /** The checkpoint tensors of an expression, each once, in the order of first use. */
 export const weightNames = (node: Node): string[] =>
   node.op === "weight" ? [node.attrs.name] : [...new Set(node.operands.flatMap(weightNames))];
+
+/** The ops of an expression, each once: none of a tensor that is read as the checkpoint has it. */
+export const weightOps = (node: Node): OpName[] =>
+  node.op === "weight" || node.op === "constant" ? [] : [...new Set([...node.operands.flatMap(weightOps), node.op])];

@@ -33,7 +33,8 @@ describe("ingot compile --explain", () => {
                  layers.0…4.mlp (explained/own.ts:N)
         because  fuse-projections: gate and up are one linear (×5)
                  form-kernels: read where it lies, never copied: slice (×5)
-                 form-kernels: fused into the linear, so that nothing in between is stored: silu, mul (×5)"
+                 form-kernels: fused into the linear, so that nothing in between is stored: silu, mul (×5)
+                 pack-weights: computed once, when weights are packed: concat (×5)"
     `);
     expect(blocks.at(-1)).toMatch(
       /^sample_4096\n.*\n {2}steps {4}\d+ \(1 of \d+\)\n.*\n {2}from {5}the sampler, which follows every model$/,
@@ -71,6 +72,30 @@ describe("ingot compile --explain", () => {
     const apart = explanation.filter((k) => k.reasons.some(({ rule }) => rule.startsWith("apart from other products")));
     const paths = apart.flatMap((k) => k.origins.map(({ path }) => path));
     expect(paths).toEqual(["q_proj", "k_proj", "v_proj"].map((name) => `layers.0…1.self_attn.${name}`));
+  });
+
+  it.skipIf(!hasGolden)("says what is computed of weights before any step: 1 + w of every norm", async () => {
+    const flags = [
+      "--weights",
+      "random",
+      "--no-build",
+      "--target",
+      "cpu:avx2",
+      "-o",
+      join(scratch, "packed"),
+      "--explain",
+      "--json",
+    ];
+    const { stdout } = await run(["compile", goldenFolder("gemma3"), ...flags]);
+    const { explanation } = JSON.parse(stdout) as { explanation: KernelExplanation[] };
+    const norms = explanation.filter((k) => k.anchor === "rms_norm" && !k.name.includes("gather"));
+    for (const { steps, reasons } of norms)
+      expect(reasons).toContainEqual({
+        pass: "pack-weights",
+        rule: "computed once, when weights are packed: add",
+        times: steps.length,
+      });
+    expect(norms.length).toBeGreaterThan(0);
   });
 
   it.skipIf(!hasGolden)("knows where the plan of an expert layer and the biases of q, k and v come from", async () => {
