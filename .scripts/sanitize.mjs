@@ -1,4 +1,5 @@
-// Runs the addon's tests, and the hand-written and generated kernels they compile, under AddressSanitizer and UBSan.
+// Runs the addon's tests, and the hand-written and generated kernels they compile, under AddressSanitizer and UBSan; with `--full`
+// every generated kernel's tests as well.
 //
 // Node itself is not instrumented, so the sanitizer's library is preloaded; leaks are not judged (V8 frees little at exit).
 // Exit codes: 0 clean or nothing to run here, 1 a finding or a failed test, 3 no C++ compiler.
@@ -26,11 +27,17 @@ if (runtime === undefined) {
   console.log("sanitizers: skipped, the compiler has no shared AddressSanitizer library");
   process.exit(0);
 }
-const tests = ["test/native/executor.test.ts", "test/native/sample.test.ts", "test/runtime/engine"];
+const full = process.argv.includes("--full");
+const tests = [
+  "test/native/executor.test.ts",
+  "test/native/sample.test.ts",
+  "test/runtime/engine",
+  ...(full ? ["test/templates"] : []),
+];
 const vitest = join(root, "node_modules", "vitest", "vitest.mjs");
 const { status } = spawnSync(
   process.execPath,
-  [vitest, "run", "--config", "test/vitest.config.ts", ...tests, ...process.argv.slice(2)],
+  [vitest, "run", "--config", "test/vitest.config.ts", ...tests, ...process.argv.slice(2).filter((a) => a !== "--full")],
   {
     cwd: root,
     stdio: "inherit",

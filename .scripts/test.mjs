@@ -37,7 +37,8 @@ if (all) {
 }
 const vitest = ["run", "--config", "test/vitest.config.ts"];
 step("tests", bin("vitest"), [...vitest, ...reporting(), ...rest], full ? { INGOT_TEST_FULL: "1" } : {});
-if (all) step("native code under sanitizers", process.execPath, [join(root, ".scripts", "sanitize.mjs"), ...reporting()]);
+const sanitize = [join(root, ".scripts", "sanitize.mjs"), ...(full ? ["--full"] : [])];
+if (all) step("native code under sanitizers", process.execPath, [...sanitize, ...reporting()]);
 
 const [tests, sanitized] = reports.map((file) => (existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {}));
 rmSync(folder, { recursive: true });

@@ -26,6 +26,9 @@ export interface Runner {
 
 const folder = join(tmpdir(), "ingot-kernel-runner");
 
+// .scripts/sanitize.mjs adds instrumentation; the compiler must not find itself preloaded with the sanitizer.
+const { LD_PRELOAD: _, INGOT_TEST_CXXFLAGS: instrumentation = "", ...environment } = process.env;
+
 /** Whether the long sweeps were asked for. */
 export const fullSweep = process.env.INGOT_TEST_FULL === "1";
 
@@ -97,7 +100,7 @@ export function runJobs(runner: Runner, kernel: RenderedKernel, jobs: readonly K
   try {
     writeFileSync(join(work, "in"), Buffer.concat(chunks));
     const [command = "", ...rest] = [...runner.emulator, program, join(work, "in"), join(work, "out")];
-    const { status, signal, stderr } = spawnSync(command, rest, { encoding: "utf8" });
+    const { status, signal, stderr } = spawnSync(command, rest, { encoding: "utf8", env: environment });
     if (status !== 0) throw new Error(`${kernel.name} on ${runner.name} ended with ${signal ?? status}: ${stderr}`);
     const result = new Uint8Array(readFileSync(join(work, "out")));
     let at = 0;
@@ -118,7 +121,8 @@ const int64 = (n: number): Uint8Array => new Uint8Array(BigInt64Array.of(BigInt(
 /** Compiles a kernel into a runnable program, once per content. */
 export function buildProgram(runner: Runner, name: string, source: string): string {
   const main = readFileSync(new URL("./kernel-runner.cpp", import.meta.url), "utf8");
-  const flags = [...compileFlags(runner.compiler, runner.dialect.isa), ...runner.extraFlags];
+  const extra = instrumentation.split(" ").filter(Boolean);
+  const flags = [...compileFlags(runner.compiler, runner.dialect.isa), ...runner.extraFlags, ...extra];
   const files = [
     ...librarySources(runner.dialect).filter((f) => f.name.endsWith(".h")),
     { name: "twin.h", text: `#include "${cpuDialects.generic.prelude}"\n#include "${runner.dialect.preludeFiles.at(-1)}"\n` },
@@ -149,7 +153,7 @@ function compileOnce(runner: Runner, files: Readonly<Record<string, string>>, ar
   const work = mkdtempSync(join(folder, "partial-"));
   for (const [file, text] of Object.entries(files)) writeFileSync(join(work, file), text);
   const [cxx = "", ...leading] = runner.compiler.command;
-  const { status, stderr } = spawnSync(cxx, [...leading, ...args], { encoding: "utf8", cwd: work });
+  const { status, stderr } = spawnSync(cxx, [...leading, ...args], { encoding: "utf8", cwd: work, env: environment });
   if (status !== 0) throw new Error(`${runner.name} does not compile ${Object.keys(files).at(-1)} in ${work}: ${stderr}`);
   try {
     renameSync(work, place);
