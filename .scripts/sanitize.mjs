@@ -37,7 +37,11 @@ const tests = [
 const vitest = join(root, "node_modules", "vitest", "vitest.mjs");
 const { status } = spawnSync(
   process.execPath,
-  [vitest, "run", "--config", "test/vitest.config.ts", ...tests, ...process.argv.slice(2).filter((a) => a !== "--full")],
+  [
+    vitest,
+    ...["run", "--config", "test/vitest.config.ts", ...tests, ...process.argv.slice(2).filter((a) => a !== "--full")],
+    ...(full ? ["--testTimeout=600000"] : []), // plain C++ lanes under sanitizers are slow
+  ],
   {
     cwd: root,
     stdio: "inherit",
