@@ -11,7 +11,6 @@ import { isDeepStrictEqual } from "node:util";
 import { stampWeights } from "../runtime/engine-files.ts";
 import type { Manifest, ModelFacts, UnusedEntry } from "../runtime/manifest.ts";
 import type { ModelConfig } from "./architecture.ts";
-import { librarySources } from "./codegen/render.ts";
 import { copyModelFiles, hashFiles, writeKernelSources, writeManifest } from "./engine/contents.ts";
 import { ensureSpace } from "./engine/disk.ts";
 import { writeEngineFolder } from "./engine/folder.ts";
@@ -111,7 +110,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
 
   const start = performance.now();
   const generated = generate(request, events.dump);
-  const { dialect, lowered, emitted, arena, kvCache, weights: plan, program } = generated;
+  const { target, lowered, emitted, arena, kvCache, weights: plan, programs } = generated;
   checkSources(plan, request.source, request.modelFolder ?? name, {
     askedAt: (tensor) => weightOrigin(lowered.graph, tensor),
     isBeingWritten: request.isBeingWritten,
@@ -128,8 +127,8 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
   await writeEngineFolder(folder, async (temporary) => {
     if (request.modelFolder) await copyModelFiles(request.modelFolder, temporary);
     await writeConfig(temporary, request.configJson);
-    const sources = new Map(librarySources(dialect).map((f) => [f.name, f.text]));
-    for (const text of emitted.texts) sources.set(`${text.name}.cpp`, text.source);
+    const sources = new Map(target.librarySources().map((f) => [f.name, f.text]));
+    for (const text of emitted.texts) sources.set(`${text.name}${target.sourceSuffix}`, text.source);
     await writeKernelSources(temporary, sources);
     const facts = { name, model: factsOf(request.config), target: request.target, limits };
     await writeModule(temporary, facts);
@@ -143,12 +142,19 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     seconds.pack = since(packing);
 
     const building = performance.now();
-    const library = request.build ? await buildLibrary(temporary, request.target, request.kernelCache, events.onBuild) : null;
+    const library = request.build
+      ? await buildLibrary(temporary, {
+          target: request.target,
+          cache: request.kernelCache,
+          kernels: emitted.entries,
+          onProgress: events.onBuild,
+        })
+      : null;
     seconds.build = since(building);
 
     const manifest: Manifest = assembleManifest({
       ...facts,
-      features: dialect.features,
+      features: target.features,
       provenance,
       weightsPlan: plan,
       packed,
@@ -158,7 +164,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
       library,
       files,
       kernels: emitted.entries,
-      programs: [program],
+      programs,
     });
     await writePackage(temporary, manifest);
     await writeManifest(temporary, manifest);

@@ -45,7 +45,8 @@ export function explainKernels({ kernels, emitted, lowered }: Generated): readon
   }
   const products = productsByInput(lowered.graph);
   return emitted.entries.map(({ name, source }, text): KernelExplanation => {
-    const steps = kernels.flatMap((_, step) => (emitted.textOf[step] === text ? [step] : []));
+    const textOf = emitted.textOf.find((program) => program.includes(text)) ?? []; // the program of the smallest steps that has it
+    const steps = kernels.flatMap((_, step) => (textOf[step] === text ? [step] : []));
     const specs = steps.map((step) => kernels[step] as KernelSpec);
     const nodes = [...new Set(specs.flatMap((spec) => spec.nodes))];
     const fired = new Set<Firing>();

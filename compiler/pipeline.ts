@@ -6,7 +6,6 @@
  */
 import type { Limits, Manifest, Program } from "../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "./architecture.ts";
-import type { CpuDialect } from "./codegen/cpu.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "./codegen/kernel-schedule.ts";
 import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
@@ -22,7 +21,7 @@ import { type LegalizeTarget, legalize } from "./passes/legalize.ts";
 import { type Pass, runPasses, stageName } from "./passes/pass.ts";
 import { sampledRows } from "./passes/sampled-rows.ts";
 import { planArena } from "./plan/arena.ts";
-import { kernelTarget, printSchedules, scheduleKernels } from "./plan/kernel-target.ts";
+import { type KernelTarget, kernelTarget, printSchedules, type ScheduledKernel, scheduleKernels } from "./plan/kernel-target.ts";
 import { planKvCache } from "./plan/kv-cache.ts";
 import { packRequests } from "./plan/pack-requests.ts";
 import { printArena, printProgram } from "./plan/print.ts";
@@ -53,8 +52,7 @@ export interface GenerateRequest {
 
 /** Everything of an engine but its weights and its built library. */
 export interface Generated {
-  /** What the texts are written in. */
-  readonly dialect: CpuDialect;
+  readonly target: KernelTarget;
   readonly lowered: Lowered;
   /** The kernels of a step in order, the sampler last. */
   readonly kernels: readonly KernelSpec[];
@@ -63,32 +61,41 @@ export interface Generated {
   readonly kvCache: Manifest["kvCache"];
   /** What to pack of the checkpoint. */
   readonly weights: WeightsPlan;
-  readonly program: Program;
+  /** For steps of few tokens first; the last is for all. */
+  readonly programs: readonly Program[];
 }
 
 /** All stages. Throws `CompileError` and `UnsupportedError`, pointing at the model's lines, for what cannot be compiled. */
 export function generate(request: GenerateRequest, dump?: Dump): Generated {
   const target = kernelTarget(request.target);
-  const lowered = lower(buildGraph(request), target, dump); // graph → kernels
-  const kernels = [...lowered.kernels, samplerOf(lowered, request.config.vocabSize)];
+  const lowered = lower(buildGraph(request, target.kvBlockSize), target, dump); // graph → kernels
+  const kernels = [...target.legalizeKernels(lowered.kernels), samplerOf(lowered, request.config.vocabSize)]; // those the target has
+  verifyKernels(kernels, [lowered.logits]);
   let stage = lowered.numDumps;
   const dumped = (name: string, text: () => string) => dump?.(stageName(stage++, name), text());
 
-  const scheduled = scheduleKernels(kernels, lowered.graph, target); // skeletons, blocks, grids
-  dumped("schedule", () => printSchedules(scheduled));
+  const { maxNumBatchedTokens } = request.limits;
+  const sizes = [...target.fewTokens.filter((few) => few < maxNumBatchedTokens), maxNumBatchedTokens];
+  const scheduled = sizes.map((maxTokens) => scheduleKernels(kernels, lowered.graph, target, maxTokens)); // skeletons, blocks, grids
+  dumped("schedule", () => scheduled.map(printSchedules).join("\n"));
 
-  const arena = arenaEntry(planArena(kernels, target.bufferBytes), target); // memory
-  const kvCache = planKvCache(kernels, request.config.numLayers);
-  const weights = planWeights(packRequests(kernels));
+  const arena = arenaEntry(
+    planArena(kernels, (buffer) => target.bufferBytes(buffer)),
+    target,
+  ); // memory
+  const kvCache = planKvCache(kernels, request.config.numLayers, target.kvBlockSize);
+  const weights = planWeights(packRequests(kernels, target));
   dumped("plan-memory", () => printArena(arena));
 
   const emitted = emitKernels(scheduled, lowered.graph, target); // text
   const taps = [...lowered.taps, { name: "logits", buffer: lowered.logits }];
   const names = { buffers: arena.buffers.map((b) => b.name), tensors: weights.tensors.map((t) => t.entry.name) };
-  const program = assembleProgram(scheduled, emitted, taps, names, request.limits.maxNumBatchedTokens);
-  dumped("emit", () => printProgram(program, emitted.entries, arena, names.tensors));
+  const programs = sizes.map((maxTokens, i) =>
+    assembleProgram(scheduled[i] as readonly ScheduledKernel[], emitted.textOf[i] as readonly number[], taps, names, maxTokens),
+  );
+  dumped("emit", () => programs.map((p) => printProgram(p, emitted.entries, arena, names.tensors)).join("\n"));
 
-  return { dialect: target.dialect, lowered, kernels, emitted, arena, kvCache, weights, program };
+  return { target, lowered, kernels, emitted, arena, kvCache, weights, programs };
 }
 
 export interface Lowered extends KernelProgram {
@@ -110,8 +117,11 @@ export function lower(model: Graph, target: LegalizeTarget, dump?: Dump): Lowere
 }
 
 /** The model's own graph, its cache in the dtype asked for. Throws `CompileError` pointing at the model's lines. */
-export function buildGraph({ architecture, config, limits, kvCacheDtype }: Omit<GenerateRequest, "target">): Graph {
-  const graph = new Graph({ ...limits, blockSize: DEFAULT_KV_BLOCK_SIZE });
+export function buildGraph(
+  { architecture, config, limits, kvCacheDtype }: Omit<GenerateRequest, "target">,
+  blockSize = DEFAULT_KV_BLOCK_SIZE,
+): Graph {
+  const graph = new Graph({ ...limits, blockSize });
   architecture.build(config, graph);
   if (kvCacheDtype === computeDType(config.dtype)) return graph;
   return graph.rebuild((node, _map, into) =>

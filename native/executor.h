@@ -1,4 +1,4 @@
-// Runs programs: lists of kernel launches over planned memory, walked by one team of threads without returning to the caller.
+// Runs programs on the CPU: lists of kernel launches over planned memory, walked by one team of threads without returning to the caller.
 //
 // Knows buffers, kernels, grids and steps; knows nothing of tokens, sequences or models, and nothing of JavaScript
 // (addon.cpp is the boundary; the sanitizer tests drive this class from C++).
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "program.h"
 
 namespace ingot {
 
@@ -27,24 +28,6 @@ struct Launch {
   void* scratch;        // this thread's, 64-byte aligned
 };
 using Kernel = void (*)(const Launch* launch, int64_t begin, int64_t end);
-
-inline constexpr int kNumSymbols = 4;
-
-// One word of a grid in reverse Polish.
-struct GridOp {
-  enum class Kind : uint8_t { kNumber, kSymbol, kMul, kAdd, kCeilDiv, kMin };
-  Kind kind;
-  int64_t value;  // the number, or the symbol's index
-};
-
-// Units of work of a grid. Throws std::runtime_error on overflow, a division by zero or an unbalanced expression.
-int64_t evaluate_grid(const std::vector<GridOp>& grid, const int32_t* symbols);
-
-struct ArgSpec {
-  enum class Space : uint8_t { kArena, kWeights, kKv, kArray };
-  Space space;
-  int64_t value;  // byte offset, or the array's index
-};
 
 struct StepSpec {
   std::string kernel;
@@ -68,42 +51,24 @@ struct ExecutorSpec {
   std::vector<std::vector<StepSpec>> programs;
 };
 
-struct Tap {
-  int64_t step;
-  int64_t offset;  // in the arena
-  void* into;
-  size_t bytes;
-};
-
-struct Job {
-  size_t program;
-  int32_t symbols[kNumSymbols];
-  std::vector<void*> arrays;
-  std::vector<Tap> taps;
-  // Called once on the engine thread: milliseconds, or why the program did not run.
-  std::function<void(double ms, const std::string& error)> done;
-};
-
-class Executor {
+class Executor : public ProgramExecutor {
  public:
   // Maps memory, loads the library, starts the threads. Throws std::runtime_error naming what is wrong.
   explicit Executor(const ExecutorSpec& spec);
   // Stops a running program after its current step, joins the threads.
-  ~Executor();
+  ~Executor() override;
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  size_t num_steps(size_t program) const { return programs_[program].size(); }
-  size_t num_programs() const { return programs_.size(); }
-  int64_t arena_bytes() const { return static_cast<int64_t>(arena_.size()); }
-  // Hands a job to the engine thread. The caller has checked it and waits for `done` before the next one.
-  void submit(Job job);
-  // Lets a running program finish, then ends the engine thread, which calls `closed` last. Once only; no submit after it.
-  void close(std::function<void()> closed);
-  // Turns timing of single steps on or off, from the next job on.
-  void set_profiling(bool on) { profiling_.store(on, std::memory_order_relaxed); }
-  // Milliseconds of each step of the last profiled job. Not while one is running.
-  const std::vector<double>& step_ms() const { return step_ms_; }
+  size_t num_programs() const override { return programs_.size(); }
+  size_t num_steps(size_t program) const override { return programs_[program].size(); }
+  int64_t arena_bytes() const override { return static_cast<int64_t>(arena_.size()); }
+  size_t max_in_flight() const override { return 1; }
+  bool has_launch_symbols() const override { return false; }
+  void submit(Job job) override;
+  void close(std::function<void()> closed) override;
+  void set_profiling(bool on) override { profiling_.store(on, std::memory_order_relaxed); }
+  const std::vector<double>& step_ms() const override { return step_ms_; }
 
  private:
   struct Step {

@@ -1,11 +1,27 @@
 #include "session.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace ingot {
 
-std::shared_ptr<Session> Session::create(Napi::Env env, const ExecutorSpec& spec) {
-  auto session = std::make_shared<Session>(env, spec);
+namespace {
+
+void read_symbols(Napi::Env env, Napi::Value value, const char* name, int32_t (&symbols)[kNumSymbols]) {
+  const char* const kExpected = "an Int32Array of 4 (T, B, S, P)";
+  const Napi::TypedArray array = to_typed_array(env, value, name, kExpected);
+  if (array.TypedArrayType() != napi_int32_array || array.ElementLength() != kNumSymbols) bad_type(env, name, kExpected);
+  for (uint32_t i = 0; i < kNumSymbols; ++i) {
+    symbols[i] = reinterpret_cast<const int32_t*>(data_of(array))[i];
+    if (symbols[i] < 0) throw Napi::RangeError::New(env, std::string(name) + "[" + std::to_string(i) + "] must not be negative");
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<Session> Session::create(Napi::Env env, std::unique_ptr<ProgramExecutor> executor, size_t num_arrays) {
+  auto session = std::make_shared<Session>(env, std::move(executor), num_arrays);
   session->queue_ = Queue::New(env, "ingot executor", 0, 1, session.get());
   session->queue_.Unref(env);  // an idle executor does not keep the process alive
   // Added after the queue's own hook and so called before it: the engine thread is gone when the queue closes.
@@ -14,8 +30,8 @@ std::shared_ptr<Session> Session::create(Napi::Env env, const ExecutorSpec& spec
   return session;
 }
 
-Session::Session(Napi::Env env, const ExecutorSpec& spec)
-    : env_(env), num_arrays_(static_cast<uint32_t>(spec.num_arrays)), executor_(std::make_unique<Executor>(spec)) {}
+Session::Session(Napi::Env env, std::unique_ptr<ProgramExecutor> executor, size_t num_arrays)
+    : env_(env), num_arrays_(static_cast<uint32_t>(num_arrays)), executor_(std::move(executor)) {}
 
 Session::~Session() {
   executor_.reset();
@@ -52,10 +68,10 @@ void Session::deliver(Napi::Env env, Napi::Function, Session* session, Completio
 }
 
 void Session::on_done(Napi::Env env, const Completion& completion) {
-  const Pending pending = std::move(*pending_);
-  pending_.reset();
+  const Pending pending = std::move(pending_.front());
+  pending_.pop_front();
   std::shared_ptr<Session> alive = self_;
-  if (!closing_) {
+  if (!closing_ && pending_.empty()) {
     queue_.Unref(env);
     self_.reset();
   }
@@ -80,14 +96,18 @@ Job Session::parse_job(const Napi::CallbackInfo& info, Napi::Array kept) const {
   const Napi::Env env = info.Env();
   Job job{};
   job.program = static_cast<size_t>(to_integer(env, info[0], "program", 0, static_cast<int64_t>(executor_->num_programs()) - 1));
-  const char* const kSymbols = "an Int32Array of 4 (T, B, S, P)";
-  const Napi::TypedArray symbols = to_typed_array(env, info[1], "symbols", kSymbols);
-  if (symbols.TypedArrayType() != napi_int32_array || symbols.ElementLength() != kNumSymbols) bad_type(env, "symbols", kSymbols);
-  for (uint32_t i = 0; i < kNumSymbols; ++i) {
-    job.symbols[i] = reinterpret_cast<const int32_t*>(data_of(symbols))[i];
-    if (job.symbols[i] < 0) throw Napi::RangeError::New(env, "symbols[" + std::to_string(i) + "] must not be negative");
+  size_t next = 1;
+  read_symbols(env, info[next++], "symbols", job.symbols);
+  std::copy(std::begin(job.symbols), std::end(job.symbols), job.launch_symbols);
+  if (executor_->has_launch_symbols()) {
+    read_symbols(env, info[next++], "launchSymbols", job.launch_symbols);
+    for (int i = 0; i < kNumSymbols; ++i) {
+      if (job.launch_symbols[i] >= job.symbols[i]) continue;
+      throw Napi::RangeError::New(env, "launchSymbols[" + std::to_string(i) + "] must be at least symbols[" + std::to_string(i) + "], " +
+                                           std::to_string(job.symbols[i]) + ", found " + std::to_string(job.launch_symbols[i]));
+    }
   }
-  const Napi::Array arrays = to_array(env, info[2], "arrays");
+  const Napi::Array arrays = to_array(env, info[next++], "arrays");
   if (arrays.Length() != num_arrays_) {
     throw Napi::RangeError::New(env, "arrays must hold " + std::to_string(num_arrays_) + " typed arrays, found " + std::to_string(arrays.Length()));
   }
@@ -97,10 +117,10 @@ Job Session::parse_job(const Napi::CallbackInfo& info, Napi::Array kept) const {
     const std::string name = "arrays[" + std::to_string(i) + "]";
     const Napi::TypedArray array = to_typed_array(env, arrays.Get(i), name, kExpected);
     if (array.TypedArrayType() != napi_int32_array && array.TypedArrayType() != napi_float32_array) bad_type(env, name, kExpected);
-    job.arrays.push_back(data_of(array));
+    job.arrays.push_back({data_of(array), array.ByteLength()});
     kept.Set(count++, array);
   }
-  const Napi::Array taps = to_array(env, info[3], "taps");
+  const Napi::Array taps = to_array(env, info[next], "taps");
   for (uint32_t i = 0; i < taps.Length(); ++i) {
     const std::string name = "taps[" + std::to_string(i) + "]";
     const Napi::Object tap = to_object(env, taps.Get(i), name);
@@ -121,15 +141,17 @@ Napi::Value Session::run(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   Napi::Promise::Deferred deferred(env);
   const bool is_closed = !executor_ || closing_;
-  if (is_closed || pending_) {
-    const char* const why = is_closed ? "the executor is closed" : "a program is still running; await it before the next";
+  if (is_closed || pending_.size() >= executor_->max_in_flight()) {
+    const char* const busy = pending_.size() > 1 ? "two programs are still running; await the first before the next"
+                                                 : "a program is still running; await it before the next";
+    const char* const why = is_closed ? "the executor is closed" : busy;
     deferred.Reject(Napi::Error::New(env, why).Value());
     return deferred.Promise();
   }
   const Napi::Array kept = Napi::Array::New(env);
   Job job = parse_job(info, kept);
   job.done = [this](double ms, const std::string& error) { post(false, ms, error); };
-  pending_.emplace(Pending{deferred, Napi::Persistent(kept)});
+  pending_.push_back(Pending{deferred, Napi::Persistent(kept)});
   self_ = shared_from_this();
   queue_.Ref(env);
   executor_->submit(std::move(job));
@@ -139,7 +161,7 @@ Napi::Value Session::run(const Napi::CallbackInfo& info) {
 Napi::Value Session::profile(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const bool on = to_boolean(env, info[0], "on");
-  if (pending_) throw Napi::Error::New(env, "a program is still running; await it before profile()");
+  if (!pending_.empty()) throw Napi::Error::New(env, "a program is still running; await it before profile()");
   if (!executor_ || closing_) throw Napi::Error::New(env, "the executor is closed");
   const std::vector<double>& ms = executor_->step_ms();
   Napi::Float64Array array = Napi::Float64Array::New(env, ms.size());
@@ -157,7 +179,7 @@ Napi::Value Session::close(const Napi::CallbackInfo& info) {
     closing_->Resolve(env.Undefined());
     return closed_.Value();
   }
-  if (!pending_) queue_.Ref(env);
+  if (pending_.empty()) queue_.Ref(env);
   self_ = shared_from_this();
   executor_->close([this] { post(true, 0, ""); });
   return closed_.Value();

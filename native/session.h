@@ -1,24 +1,27 @@
 // One executor as JavaScript holds it: promises on the JavaScript thread, completions posted by the engine thread.
+//
+// Knows executors by what all of them can be asked; which one it is, addon.cpp says.
 #pragma once
 
 #include "arguments.h"
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 
-#include "executor.h"
+#include "program.h"
 
 namespace ingot {
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  // Throws what Executor's constructor throws.
-  static std::shared_ptr<Session> create(Napi::Env env, const ExecutorSpec& spec);
-  Session(Napi::Env env, const ExecutorSpec& spec);
+  // `num_arrays`: typed arrays that a run takes.
+  static std::shared_ptr<Session> create(Napi::Env env, std::unique_ptr<ProgramExecutor> executor, size_t num_arrays);
+  Session(Napi::Env env, std::unique_ptr<ProgramExecutor> executor, size_t num_arrays);
   ~Session();
 
-  // The methods of `NativeExecutor` in runtime/native.ts. Bad arguments throw; a busy or closed executor rejects.
+  // The methods of `NativeExecutor` and `NativeCudaExecutor` in runtime/native.ts. Bad arguments throw; a busy or closed executor rejects.
   Napi::Value run(const Napi::CallbackInfo& info);
   Napi::Value profile(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
@@ -45,10 +48,10 @@ class Session : public std::enable_shared_from_this<Session> {
 
   const napi_env env_;
   const uint32_t num_arrays_;
-  std::unique_ptr<Executor> executor_;  // empty once closed
+  std::unique_ptr<ProgramExecutor> executor_;  // empty once closed
   Queue queue_;
   bool open_ = false;  // the queue is ours to use and the hook is set
-  std::optional<Pending> pending_;
+  std::deque<Pending> pending_;  // oldest first, as they will be done
   std::optional<Napi::Promise::Deferred> closing_;
   Napi::ObjectReference closed_;      // the one promise every close() returns
   std::shared_ptr<Session> self_;     // while the engine thread may post: JavaScript might have dropped us

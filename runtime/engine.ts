@@ -7,45 +7,27 @@ import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
 import { checkBatch } from "./batch-check.ts";
+import { type DeviceOptions, type EngineDevice, familyOf } from "./devices/device.ts";
 import { checkWeights } from "./engine-files.ts";
 import { EngineError, ManifestError } from "./errors.ts";
 import { type HashProgress, hashFile } from "./file-hash.ts";
-import { bytesPerBlock, numKvBlocks } from "./kv-cache-size.ts";
-import {
-  type Arg,
-  KERNEL_ABI,
-  type Limits,
-  type Manifest,
-  type ManifestSymbol,
-  type Program,
-  STEP_ARRAYS,
-  SYMBOLS,
-  type Tap,
-} from "./manifest.ts";
+import { bytesPerBlock } from "./kv-cache-size.ts";
+import { type Limits, type Manifest, type ManifestSymbol, type Program, STEP_ARRAYS, SYMBOLS, type Tap } from "./manifest.ts";
 import { parseManifest } from "./manifest-validator.ts";
-import { type CpuFacts, loadNative, type NativeAddon, type NativeArg, type NativeExecutor, type NativeStep } from "./native.ts";
+import { loadNative, type NativeAddon } from "./native.ts";
 import { tapBytes, tapRows } from "./tap-rows.ts";
 
 /** How an engine is loaded. Limits may be lowered below the manifest's, never raised. */
-export interface EngineOptions {
-  /** Threads of the team; by default one per usable physical core. */
-  readonly threads?: number;
-  /** Bytes of the KV cache; by default what free memory holds and the limits can use. */
-  readonly kvCacheMemoryBytes?: number;
-  /** Share of the free memory that weights, arena and KV cache may take together, (0, 1]; 0.9 by default. */
-  readonly memoryUtilization?: number;
+export interface EngineOptions extends DeviceOptions {
   readonly maxModelLen?: number;
   readonly maxNumSeqs?: number;
   readonly maxNumBatchedTokens?: number;
-  /** Pins each thread to a core of its own; true by default. */
-  readonly pin?: boolean;
   /** Hears of weights being hashed, which happens when their file is not the one that was last found right. */
   readonly onHash?: HashProgress;
   /** The addon; by default the package's own. */
   readonly native?: NativeAddon;
 }
 
-const DEFAULT_MEMORY_UTILIZATION = 0.9;
 const LIMIT_FLAGS = {
   maxModelLen: "--max-model-len",
   maxNumSeqs: "--max-num-seqs",
@@ -60,6 +42,9 @@ export class Engine implements Device {
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
   readonly rebuiltBeyond: readonly number[];
+  readonly numBlocks: number;
+  /** Of a CPU's team; 1 where a GPU runs the kernels. */
+  readonly threads: number;
   /** Bytes reserved for the KV cache, committed as blocks are first used. */
   readonly kvCacheBytes: number;
   #closing: Promise<void> | undefined;
@@ -67,18 +52,18 @@ export class Engine implements Device {
   private constructor(
     readonly folder: string,
     readonly manifest: Manifest,
-    readonly threads: number,
-    readonly numBlocks: number,
     limits: Limits,
-    private readonly executor: NativeExecutor,
+    private readonly device: EngineDevice,
   ) {
+    this.numBlocks = device.numBlocks;
+    this.threads = device.threads;
     this.blockSize = manifest.kvCache.blockSize;
     this.maxModelLen = limits.maxModelLen;
     this.maxNumSeqs = limits.maxNumSeqs;
     this.maxNumBatchedTokens = limits.maxNumBatchedTokens;
     this.vocabSize = manifest.model.vocabSize;
     this.rebuiltBeyond = manifest.kvCache.rebuiltBeyond;
-    this.kvCacheBytes = numBlocks * bytesPerBlock(manifest);
+    this.kvCacheBytes = device.numBlocks * bytesPerBlock(manifest);
   }
 
   /**
@@ -91,38 +76,17 @@ export class Engine implements Device {
       throw new ManifestError(`${folder} is not an engine: it has no manifest.json; make one with \`ingot compile <model>\``);
     const manifest = parseManifest(readFileSync(path, "utf8"), path);
     const native = options.native ?? loadNative();
-    const cpu = native.cpuFacts();
-    checkTarget(manifest, cpu);
+    const family = familyOf(manifest.target);
+    family.check(manifest, native, options);
     const library = await checkedLibrary(folder, manifest);
     const limits = lowerLimits(manifest, options);
-    const threads = wholeNumber("--threads", options.threads ?? cpu.cores, 1024);
-    const scratchBytes = Math.max(0, ...manifest.kernels.map((kernel) => kernel.scratchBytes));
-    const numBlocks = numKvBlocks(manifest, limits, {
-      availableBytes: native.memoryFacts().availableBytes,
-      scratchBytes: scratchBytes * threads,
-      utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
-      kvCacheMemoryBytes: options.kvCacheMemoryBytes,
-    });
     const weights = await checkWeights(folder, manifest, { onHash: options.onHash });
-    let executor: NativeExecutor;
     try {
-      executor = native.createExecutor({
-        library,
-        weights,
-        weightsBytes: manifest.weights.bytes,
-        arenaBytes: manifest.arena.bytes,
-        kvBytes: numBlocks * bytesPerBlock(manifest),
-        scratchBytes,
-        threads,
-        pin: options.pin ?? true,
-        abi: KERNEL_ABI,
-        programs: manifest.programs.map((program) => ({ steps: nativeSteps(manifest, program, numBlocks) })),
-        numArrays: STEP_ARRAYS.length,
-      });
+      return new Engine(folder, manifest, limits, family.open({ manifest, library, weights, limits }, native, options));
     } catch (cause) {
+      if (cause instanceof EngineError || cause instanceof ManifestError) throw cause;
       throw new EngineError(`engine ${folder} does not load: ${(cause as Error).message}`, { cause });
     }
-    return new Engine(folder, manifest, threads, numBlocks, limits, executor);
   }
 
   /**
@@ -158,7 +122,7 @@ export class Engine implements Device {
       top_ids: result.topIds,
       top_logprobs: result.topLogprobs,
     };
-    const ms = await this.executor.run(
+    const ms = await this.device.run(
       index,
       Int32Array.from(SYMBOLS, (symbol) => symbols[symbol]),
       STEP_ARRAYS.map((name) => arrays[name]),
@@ -169,7 +133,7 @@ export class Engine implements Device {
 
   /** Turns step timing on or off; returns kernel name and milliseconds of each step of the last profiled batch of `program`. */
   profile(on: boolean, program = 0): { readonly kernel: string; readonly ms: number }[] {
-    const ms = this.executor.profile(on);
+    const ms = this.device.profile(on);
     const steps = this.manifest.programs[program]?.steps ?? [];
     if (ms.length !== steps.length) return [];
     return steps.map((step, i) => ({ kernel: this.manifest.kernels[step.kernel]!.name, ms: ms[i]! }));
@@ -177,7 +141,7 @@ export class Engine implements Device {
 
   /** Lets a running step finish, then gives back threads and memory. Idempotent. */
   close(): Promise<void> {
-    this.#closing ??= this.executor.close();
+    this.#closing ??= this.device.close();
     return this.#closing;
   }
 
@@ -198,21 +162,6 @@ export class Engine implements Device {
 function wholeNumber(flag: string, value: number, max: number): number {
   if (Number.isInteger(value) && value >= 1 && value <= max) return value;
   throw new EngineError(`${flag} must be a whole number from 1 to ${max}, found ${value}`);
-}
-
-/** Throws `EngineError` with the remedy when the processor `cpu` cannot run the kernels of an engine, built or not. */
-export function checkTarget({ target, features }: Pick<Manifest, "target" | "features">, cpu: CpuFacts): void {
-  if (!target.startsWith("cpu:"))
-    throw new EngineError(
-      `the engine is for ${target}, which this runtime cannot drive: compile the model again with --target native`,
-    );
-  const missing = features.filter((feature) => !cpu.features.includes(feature));
-  if (missing.length > 0) {
-    throw new EngineError(
-      `the engine is for ${target}, but this machine (${cpu.model}) lacks ${missing.join(", ")}: ` +
-        "compile the model again here with `ingot compile <model> --target native`",
-    );
-  }
 }
 
 async function checkedLibrary(folder: string, { library }: Manifest): Promise<string> {
@@ -242,20 +191,4 @@ function lowerLimits({ limits }: Manifest, options: EngineOptions): Limits {
     maxNumSeqs: lower("maxNumSeqs"),
     maxNumBatchedTokens: lower("maxNumBatchedTokens"),
   };
-}
-
-function nativeSteps(manifest: Manifest, program: Program, numBlocks: number): NativeStep[] {
-  const argument = (arg: Arg): NativeArg => {
-    if ("buffer" in arg) return ["arena", manifest.arena.buffers[arg.buffer]!.offset];
-    if ("tensor" in arg) return ["weights", manifest.weights.tensors[arg.tensor]!.offset];
-    if ("kv" in arg) return ["kv", arg.kv * numBlocks * manifest.kvCache.bytesPerBlock]; // [layer][block]
-    return ["array", STEP_ARRAYS.indexOf(arg.array)];
-  };
-  return program.steps.map((step) => ({
-    kernel: manifest.kernels[step.kernel]!.name,
-    grid: step.grid,
-    chunk: step.chunk,
-    serialUnits: step.serialUnits,
-    args: step.args.map(argument),
-  }));
 }

@@ -4,6 +4,8 @@
 import { EngineError } from "./errors.ts";
 import type { Limits, Manifest } from "./manifest.ts";
 
+export const DEFAULT_MEMORY_UTILIZATION = 0.9;
+
 /** What there is to share out. */
 export interface MemoryBudget {
   /** What can be allocated now without swapping. */

@@ -3,8 +3,10 @@
  */
 import {
   type Arg,
+  type BlockLaunch,
   type BufferEntry,
   type KernelEntry,
+  type KernelLaunch,
   type KvCacheEntry,
   type Limits,
   MANIFEST_FORMAT,
@@ -21,6 +23,7 @@ import {
   type Step,
   SYMBOLS,
   type Tap,
+  type TeamLaunch,
   type TensorEntry,
   type UnusedEntry,
 } from "./manifest.ts";
@@ -46,7 +49,7 @@ export const MAX_UNITS = 2 ** 40;
 export const MAX_COST = Number.MAX_SAFE_INTEGER;
 const MAX_RPN = 64;
 
-export const DTYPE_BYTES: { readonly [K in ManifestDType]: number } = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1 };
+export const DTYPE_BYTES: { readonly [K in ManifestDType]: number } = { f32: 4, f16: 2, bf16: 2, fp8_e4m3: 1, i32: 4, u8: 1 };
 const DTYPES = Object.keys(DTYPE_BYTES) as ManifestDType[];
 
 const bytes = integer(0, MAX_BYTES);
@@ -135,10 +138,18 @@ const rpn: Reader<Rpn> = list<Rpn[number]>(
   MAX_RPN,
 );
 
+const launch: Reader<KernelLaunch> = (value, path) =>
+  Object.hasOwn(asObject(value, path), "threads")
+    ? record<BlockLaunch>({ threads: integer(32, 1024), sharedBytes: integer(0, 2 ** 20) })(value, path)
+    : record<TeamLaunch>({ chunk: integer(1, 2 ** 24), serialUnits: integer(0, MAX_UNITS), scratchBytes: integer(0, 2 ** 32) })(
+        value,
+        path,
+      );
+
 const kernel: Reader<KernelEntry> = record<KernelEntry>({
   name: identifier,
   source: text(/^kernels\/[A-Za-z0-9_][\w.-]{0,259}$/, "kernels/ and a file name"),
-  scratchBytes: integer(0, 2 ** 32),
+  launch,
   flops: rpn,
   bytes: rpn,
   origins: list(label, 0, 65536),
@@ -146,19 +157,18 @@ const kernel: Reader<KernelEntry> = record<KernelEntry>({
 
 const arg: Reader<Arg> = (value, path) => {
   const [kind, ...rest] = Object.keys(asObject(value, path));
-  if (rest.length > 0) throw new FieldError(path, "one of buffer, tensor, kv, array", printValue(value));
+  if (rest.length > 0) throw new FieldError(path, "one of buffer, tensor, kv, array, symbol", printValue(value));
   const index = integer(0, 2 ** 24);
   if (kind === "buffer") return record<{ buffer: number }>({ buffer: index })(value, path);
   if (kind === "tensor") return record<{ tensor: number }>({ tensor: index })(value, path);
   if (kind === "kv") return record<{ kv: number }>({ kv: index })(value, path);
+  if (kind === "symbol") return record<{ symbol: ManifestSymbol }>({ symbol: oneOf(SYMBOLS) })(value, path);
   return record<{ array: (typeof STEP_ARRAYS)[number] }>({ array: oneOf(STEP_ARRAYS) })(value, path);
 };
 
 const step: Reader<Step> = record<Step>({
   kernel: integer(0, 2 ** 24),
   grid: rpn,
-  chunk: integer(1, 2 ** 24),
-  serialUnits: integer(0, MAX_UNITS),
   args: list(arg, 0, 256),
 });
 

@@ -10,7 +10,7 @@ export const KERNEL_ABI = 1;
 /** Tensors start on pages, so that weights.bin can be mapped and each tensor advised and locked by itself. */
 export const PAGE_BYTES = 4096;
 
-export type ManifestDType = "f32" | "f16" | "bf16" | "i32" | "u8";
+export type ManifestDType = "f32" | "f16" | "bf16" | "fp8_e4m3" | "i32" | "u8";
 /** What a step binds: `T` tokens, `B` sequences, `S` sampled rows, `P` blocks per block table; indices 0 … 3 in this order. */
 export type ManifestSymbol = "T" | "B" | "S" | "P";
 export const SYMBOLS: readonly ManifestSymbol[] = ["T", "B", "S", "P"];
@@ -113,11 +113,31 @@ export interface BufferEntry {
   readonly bytes: number;
 }
 
-export interface KernelEntry {
-  readonly name: string; // the exported C symbol too
-  readonly source: string; // kernels/<name>.cpp
+/** How a device runs a kernel over the units of its grid. */
+export type KernelLaunch = TeamLaunch | BlockLaunch;
+
+/** A team of threads, of a CPU, is handed ranges of units. */
+export interface TeamLaunch {
+  /** Units handed out at a time; ranges start at its multiples. */
+  readonly chunk: number;
+  /** With at most this many units the last thread to arrive runs the step alone, without a barrier of its own. */
+  readonly serialUnits: number;
   /** Scratch bytes each thread needs. */
   readonly scratchBytes: number;
+}
+
+/** A block of threads, of a GPU, to a unit. */
+export interface BlockLaunch {
+  /** Threads of a block. */
+  readonly threads: number;
+  /** Shared memory of a block beside what the kernel declares itself. */
+  readonly sharedBytes: number;
+}
+
+export interface KernelEntry {
+  readonly name: string; // the exported C symbol too
+  readonly source: string; // kernels/<name>.cpp, kernels/<name>.cu
+  readonly launch: KernelLaunch;
   /** What a launch computes and moves, in the symbols: for rooflines and `explain`. Attention counts whole block tables (P). */
   readonly flops: Rpn;
   readonly bytes: Rpn;
@@ -129,16 +149,13 @@ export type Arg =
   | { readonly buffer: number }
   | { readonly tensor: number }
   | { readonly kv: number } // layer
-  | { readonly array: StepArray };
+  | { readonly array: StepArray }
+  | { readonly symbol: ManifestSymbol }; // where its value stands, an i32
 
 export interface Step {
   readonly kernel: number;
-  /** Units of work; a kernel is called with ranges of them, each unit exactly once. */
+  /** Units of work, each of which is done exactly once. */
   readonly grid: Rpn;
-  /** Units handed out at a time; ranges start at its multiples. */
-  readonly chunk: number;
-  /** With at most this many units the last thread to arrive runs the step alone, without a barrier of its own. */
-  readonly serialUnits: number;
   readonly args: readonly Arg[];
 }
 
@@ -172,8 +189,8 @@ export interface Manifest {
   readonly format: typeof MANIFEST_FORMAT;
   readonly name: string;
   readonly model: ModelFacts;
-  readonly target: string; // "cpu:avx512-amx"
-  /** What the kernels ask of a processor, in the feature names of `cpuFacts`. */
+  readonly target: string; // "cpu:avx512-amx", "cuda:sm_80"
+  /** What the kernels ask of a processor, in the feature names of `cpuFacts`; of a GPU its target says it all. */
   readonly features: readonly string[];
   readonly limits: Limits;
   readonly provenance: {

@@ -29,7 +29,11 @@ export interface MemoryFacts {
 }
 
 /** Where an argument of a launch points. */
-export type NativeArg = readonly [space: "arena" | "weights" | "kv", offset: number] | readonly [space: "array", index: number];
+export type NativeArg =
+  | readonly [space: "arena" | "weights" | "kv", offset: number]
+  | readonly [space: "array", index: number]
+  /** The int32 of T, B, S or P in device memory; on CUDA only. */
+  | readonly [space: "symbol", index: number];
 
 export interface NativeStep {
   readonly kernel: string; // symbol in the library
@@ -80,12 +84,84 @@ export interface NativeExecutor {
   close(): Promise<void>;
 }
 
+export interface CudaFacts {
+  readonly name: string;
+  readonly computeCapability: readonly [major: number, minor: number];
+  /** "12.4" */
+  readonly driverVersion: string;
+  readonly multiprocessors: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  /** Largest shared memory of a block, static and dynamic. */
+  readonly sharedBytesPerBlock: number;
+}
+
+/** A kernel and how it is launched; its image (fat binary, cubin or PTX) is a piece of the library file and may be shared. */
+export interface CudaKernel {
+  readonly name: string; // symbol in the image
+  readonly offset: number;
+  readonly bytes: number;
+  readonly threads: number; // a block
+  readonly sharedBytes: number; // dynamic
+}
+
+export interface CudaStep {
+  readonly kernel: number; // index among the kernels
+  readonly grid: readonly (number | string)[]; // Rpn, in blocks
+  readonly args: readonly NativeArg[]; // the kernel takes a pointer for each
+}
+
+/** A typed array of a step: `bytes` fit without growing; an output is only written by the device, an input only read. */
+export interface CudaArray {
+  readonly bytes: number;
+  readonly isOutput: boolean;
+}
+
+export interface CudaExecutorOptions {
+  readonly driver: string; // path or name of the driver library: libcuda.so.1
+  readonly device: number;
+  readonly library: string; // file of the kernel images
+  readonly kernels: readonly CudaKernel[];
+  readonly weights: string; // path of weights.bin, at least weightsBytes long
+  readonly weightsBytes: number;
+  readonly arenaBytes: number;
+  readonly kvBytes: number;
+  readonly arrays: readonly CudaArray[];
+  readonly programs: readonly { readonly steps: readonly CudaStep[] }[];
+  /** Hears of weights arriving on the device, before `createCudaExecutor` returns. What it throws ends the loading. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface NativeCudaExecutor {
+  /**
+   * Runs one program; `symbols` holds T, B, S, P as kernels read them, `launchSymbols` what grids are evaluated from, none smaller.
+   * Inputs are read and outputs written while the program runs; none may be touched before the promise settles. Two programs may
+   * be running: the second reads what the first left on the device, a third call rejects. Bad arguments throw.
+   * Resolves with the milliseconds that the device took, in the order of the calls.
+   */
+  run(
+    program: number,
+    symbols: Int32Array,
+    launchSymbols: Int32Array,
+    arrays: readonly StepTypedArray[],
+    taps: readonly NativeTap[],
+  ): Promise<number>;
+  /** As of `NativeExecutor`; while it is on, every kernel waits for the one before and programs are not replayed as graphs. */
+  profile(on: boolean): Float64Array;
+  /** Lets running programs finish, stops the thread, frees the device's memory. Idempotent. */
+  close(): Promise<void>;
+}
+
 export interface NativeAddon {
   cpuFacts(): CpuFacts;
   memoryFacts(): MemoryFacts;
   /** Read bandwidth in GB/s over `bytes` of memory with `threads` threads and 4 streams each: the median of `rounds`. */
   readBandwidth(threads: number, bytes: number, rounds: number): number;
   createExecutor(options: ExecutorOptions): NativeExecutor;
+  /** What a CUDA device is. Throws when the driver or the device is not there, saying what to do. */
+  cudaFacts(driver: string, device: number): CudaFacts;
+  /** Loads kernels and weights onto a CUDA device, which takes the calling thread the time of the upload. Throws what is wrong. */
+  createCudaExecutor(options: CudaExecutorOptions): NativeCudaExecutor;
 }
 
 /**

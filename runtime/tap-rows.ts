@@ -6,7 +6,7 @@
 import { InternalError } from "./errors.ts";
 import type { BufferEntry } from "./manifest.ts";
 
-const ELEMENT_BYTES = { f32: 4, f16: 2, bf16: 2, i32: 4, u8: 1 } as const;
+const ELEMENT_BYTES = { f32: 4, f16: 2, bf16: 2, fp8_e4m3: 1, i32: 4, u8: 1 } as const;
 const TILE_ROWS = 16;
 const TILE_COLS = 32;
 

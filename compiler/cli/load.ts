@@ -25,6 +25,7 @@ export function readManifest(folder: string): Manifest {
 export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
   const options = {
     threads: flags.threads,
+    driver: process.env.INGOT_CUDA_DRIVER, // for tests, and for systems that keep it elsewhere
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,
     enablePrefixCaching: flags.enablePrefixCaching,

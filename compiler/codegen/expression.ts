@@ -16,38 +16,55 @@ export function floatLiteral(value: number): string {
   return `${x.toPrecision(9)}f`;
 }
 
+/** How a target spells f32 arithmetic over its values: one lane, or sixteen. */
+export interface ScalarDialect {
+  readonly constant: (value: number) => string;
+  readonly lesser: string;
+  readonly greater: string;
+}
+
+const lanes: ScalarDialect = { constant: (value) => `splat(${floatLiteral(value)})`, lesser: "minimum", greater: "maximum" };
+
 /** Expression over f32x16 locals: `acc` (or `acc0`, `acc1`) and `operand0`, `operand1`, … */
-export function laneText(expr: Expr, ways: number): string {
-  switch (expr.kind) {
-    case "acc":
-      return ways === 1 ? "acc" : `acc${expr.way}`;
-    case "operand":
-      return `operand${expr.index}`;
-    case "constant":
-      return `splat(${floatLiteral(expr.value)})`;
-    case "unary":
-      return `${expr.fn}(${laneText(expr.x, ways)})`;
-    case "binary": {
-      const { fn } = expr;
-      if (fn === "min" || fn === "max") return `${fn}imum(${laneText(expr.a, ways)}, ${laneText(expr.b, ways)})`;
-      return `${factor(expr.a, fn, ways)} ${fn === "add" ? "+" : "*"} ${rightFactor(expr.b, fn, ways)}`;
+export const laneText = (expr: Expr, ways: number): string => scalarText(expr, ways, lanes);
+
+/** Expression over locals of those names, in a dialect's spelling. */
+export function scalarText(expr: Expr, ways: number, dialect: ScalarDialect): string {
+  const text = (e: Expr): string => {
+    switch (e.kind) {
+      case "acc":
+        return ways === 1 ? "acc" : `acc${e.way}`;
+      case "operand":
+        return `operand${e.index}`;
+      case "constant":
+        return dialect.constant(e.value);
+      case "unary":
+        return `${e.fn}(${text(e.x)})`;
+      case "binary": {
+        if (e.fn === "min" || e.fn === "max")
+          return `${e.fn === "min" ? dialect.lesser : dialect.greater}(${text(e.a)}, ${text(e.b)})`;
+        return `${left(e.a, e.fn)} ${e.fn === "add" ? "+" : "*"} ${right(e.b, e.fn)}`;
+      }
     }
-  }
+  };
+  // A left operand needs parentheses only where it binds less tightly; a right one keeps them, because f32 sums and products are not
+  // associative.
+  const left = (e: Expr, fn: "add" | "mul") => (isSum(e) && fn === "mul" ? `(${text(e)})` : text(e));
+  const right = (e: Expr, fn: "add" | "mul") => (isSum(e) || (isProduct(e) && fn === "mul") ? `(${text(e)})` : text(e));
+  return text(expr);
 }
 
 const isSum = (e: Expr): boolean => e.kind === "binary" && e.fn === "add";
 const isProduct = (e: Expr): boolean => e.kind === "binary" && e.fn === "mul";
-
-/** A left operand needs parentheses only where it binds less tightly. */
-const factor = (e: Expr, fn: "add" | "mul", ways: number): string =>
-  isSum(e) && fn === "mul" ? `(${laneText(e, ways)})` : laneText(e, ways);
-
-/** A right operand keeps its parentheses, because f32 sums and products are not associative. */
-const rightFactor = (e: Expr, fn: "add" | "mul", ways: number): string =>
-  isSum(e) || (isProduct(e) && fn === "mul") ? `(${laneText(e, ways)})` : laneText(e, ways);
 
 /** The same for people: `silu(acc0) · acc1`. */
 export const formulaText = (expr: Expr, ways: number): string =>
   laneText(expr, ways)
     .replaceAll(" * ", " · ")
     .replaceAll(/splat\(([^)]*?)f?\)/g, "$1");
+
+/** f32 literals, eight a line. */
+export function literalLines(values: readonly number[]): string[] {
+  const literals = values.map(floatLiteral);
+  return Array.from({ length: Math.ceil(literals.length / 8) }, (_, i) => `${literals.slice(8 * i, 8 * i + 8).join(", ")},`);
+}

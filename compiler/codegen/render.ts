@@ -4,7 +4,7 @@
  * Text depends on what a kernel computes and nothing else (no layer, tensor or buffer name), so equal work has equal text.
  */
 import { KERNEL_ABI } from "../../runtime/manifest.ts";
-import { invariant } from "../errors.ts";
+import { InternalError, invariant } from "../errors.ts";
 import { headSources, kernelArgs } from "../kernels/operands.ts";
 import type {
   BufferValue,
@@ -19,25 +19,13 @@ import type {
 } from "../kernels/spec.ts";
 import type { CpuDialect } from "./cpu.ts";
 import { expertContexts } from "./experts.ts";
-import { floatLiteral } from "./expression.ts";
+import { floatLiteral, literalLines } from "./expression.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
 import { cppType, extentText, field, rowCountText, slots } from "./kernel-text.ts";
 import { paddedK } from "./layout.ts";
 import { productContext } from "./product.ts";
+import type { RenderedKernel, SourceFile } from "./rendered.ts";
 import { readTemplate, renderTemplate, type TemplateContext } from "./template.ts";
-
-/** One rendered kernel: the exported symbol, its C++ text, and what each thread must lend it. */
-export interface RenderedKernel {
-  readonly name: string;
-  readonly source: string;
-  readonly scratchBytes: number;
-}
-
-/** A file that belongs beside the kernels. */
-export interface SourceFile {
-  readonly name: string;
-  readonly text: string;
-}
 
 /** Renders `spec` as `schedule` says, under the name `name`. */
 export function renderKernel(spec: KernelSpec, schedule: KernelSchedule, dialect: CpuDialect, name = spec.name): RenderedKernel {
@@ -158,6 +146,8 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   },
 
   ...expertContexts,
+  slot_sum: (s) => onlyBlocks(s.name),
+  attention_units: (s) => onlyBlocks(s.name),
 
   elementwise: (s, schedule) => ({
     cols: s.out.cols,
@@ -174,6 +164,10 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     };
   },
 };
+
+function onlyBlocks(name: string): never {
+  throw new InternalError(`${name} is a kernel of blocks of threads, which CPUs do not have`);
+}
 
 /** What every norm of whole rows says. */
 const rowNorm = (s: RmsNormKernel | LayerNormKernel) => ({
@@ -253,10 +247,4 @@ function storeKv(s: StoreKvKernel, schedule: KernelSchedule): TemplateContext {
     blockTablesArg: next + 3,
     outArg: next + 4,
   };
-}
-
-/** f32 literals, eight a line. */
-function literalLines(values: readonly number[]): string[] {
-  const literals = values.map(floatLiteral);
-  return Array.from({ length: Math.ceil(literals.length / 8) }, (_, i) => `${literals.slice(8 * i, 8 * i + 8).join(", ")},`);
 }

@@ -106,6 +106,7 @@ export class ExpertKernels {
       kind: "grouped_linear",
       ...common,
       gathers: x.op === "dispatch",
+      scatters: false,
       ways,
       n: total / ways,
       epilogue: region.epilogue,

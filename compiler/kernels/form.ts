@@ -145,6 +145,7 @@ class Former {
           scale: node.attrs.scale,
           window: node.attrs.window,
           sinks: sinks ? this.values.tensor(sinks) : null,
+          units: null,
           positions: this.values.input(positions),
           seqIds: this.values.input(seqIds),
           blockTables: this.values.input(blockTables),

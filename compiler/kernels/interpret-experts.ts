@@ -9,7 +9,7 @@ import { evaluate, type KernelEnvironment, read, rowCount, writeOutput } from ".
 import { expertsOf, ROW_ALIGNMENT, slotAt } from "./expert-plan.ts";
 import type { KernelOf, RowStep } from "./spec.ts";
 
-type ExpertKind = "route" | "sort_slots" | "grouped_linear" | "expert_sum";
+type ExpertKind = "route" | "sort_slots" | "grouped_linear" | "expert_sum" | "slot_sum";
 
 /** The meaning of each kernel of an expert layer. */
 export const expertMeaning: { readonly [K in ExpertKind]: (spec: KernelOf<K>, env: KernelEnvironment) => void } = {
@@ -51,10 +51,12 @@ export const expertMeaning: { readonly [K in ExpertKind]: (spec: KernelOf<K>, en
     const out = new Float32Array(rowCount(spec.out, env) * n).fill(Number.NaN);
     for (const { expert, begin, count } of expertsOf(plan)) {
       for (let row = begin; row < begin + count; row++) {
-        const from = (spec.gathers ? Math.floor(slotAt(plan, numExperts, row) / perToken) : row) * k;
+        const slot = slotAt(plan, numExperts, row);
+        const from = (spec.gathers ? Math.floor(slot / perToken) : row) * k;
+        const to = (spec.scatters ? slot : row) * n;
         for (let col = 0; col < n; col++) {
           const accs = Array.from({ length: ways }, (_, way) => dot(x, from, w, ((expert * ways + way) * n + col) * k, k));
-          out[row * n + col] = evaluate(spec.epilogue, accs, (i) => vectors[i]![expert * n + col]!);
+          out[to + col] = evaluate(spec.epilogue, accs, (i) => vectors[i]![expert * n + col]!);
         }
       }
     }
@@ -77,6 +79,17 @@ export const expertMeaning: { readonly [K in ExpertKind]: (spec: KernelOf<K>, en
       }
     }
     writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => [Math.fround(sums[row * n + col]!)]);
+  },
+
+  slot_sum(spec, env) {
+    const { cols } = spec.out;
+    const perToken = spec.weights.cols;
+    const [y, weights] = [read(spec.y, env), read(spec.weights, env)];
+    writeOutput(spec.out, spec.operands, spec.epilogue, env, (row, col) => {
+      let sum = 0;
+      for (let slot = row * perToken; slot < (row + 1) * perToken; slot++) sum += weights[slot]! * y[slot * cols + col]!;
+      return [Math.fround(sum)];
+    });
   },
 };
 

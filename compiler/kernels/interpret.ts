@@ -7,6 +7,7 @@
  */
 import { invariant } from "../errors.ts";
 import { roundTo } from "../ir/rounding.ts";
+import { attentionUnits, planOf } from "./attention-units.ts";
 import { type KernelEnvironment, read, rowCount, writeOutput } from "./environment.ts";
 import { expertMeaning } from "./interpret-experts.ts";
 import type { HeadChain, KernelKind, KernelOf, KernelSpec } from "./spec.ts";
@@ -153,6 +154,16 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
   },
 
   ...expertMeaning,
+
+  attention_units(spec, env) {
+    const { plan, counters, partials, cut } = spec.units;
+    const units = attentionUnits(env.input(spec.positions.name), env.input(spec.seqIds.name), cut);
+    const numbers = new Float32Array(plan.cols).fill(-1);
+    numbers.set(planOf(units));
+    env.buffers.set(plan.name, numbers);
+    env.buffers.set(counters.name, new Float32Array(counters.cols));
+    env.buffers.set(partials.name, new Float32Array(rowCount(partials, env) * partials.cols).fill(Number.NaN));
+  },
 
   sample() {
     invariant(false, "sampling has no array meaning; the sampler is compared with a reference distribution");

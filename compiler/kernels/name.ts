@@ -44,6 +44,12 @@ function base(spec: Unnamed): string {
       return `grouped_linear_${spec.w.dtype}_${spec.numExperts}x${spec.n}x${spec.k}`;
     case "expert_sum":
       return `expert_sum_${spec.w.dtype}_${spec.numExperts}x${spec.n}x${spec.k}${spec.bias ? "_bias" : ""}`;
+    case "slot_sum":
+      return `slot_sum_${spec.weights.cols}x${spec.out.cols}`;
+    case "attention_units": {
+      const { window, tileTokens } = spec.units.cut;
+      return `attention_units_${tileTokens}${window === null ? "" : `_window${window}`}`;
+    }
     case "sample":
       return `sample_${spec.vocabSize}`;
   }

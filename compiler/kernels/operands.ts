@@ -2,10 +2,14 @@
  * The order in which a kernel takes its values: the one place that says it, for codegen, the planner and the executor's arguments.
  */
 import type { StepArray } from "../../runtime/manifest.ts";
+import type { SymbolName } from "../ir/tensor-type.ts";
 import type { BufferValue, KernelKind, KernelOf, KernelSpec, StoreKvKernel, TensorValue, Value } from "./spec.ts";
 
-/** What a launch points at: a value, or one of the arrays a step carries. */
-export type KernelArg = { readonly kind: "value"; readonly value: Value } | { readonly kind: "array"; readonly array: StepArray };
+/** What a launch points at: a value, one of the arrays a step carries, or an extent of the step. */
+export type KernelArg =
+  | { readonly kind: "value"; readonly value: Value }
+  | { readonly kind: "array"; readonly array: StepArray }
+  | { readonly kind: "symbol"; readonly symbol: SymbolName };
 
 const value = (v: Value): KernelArg => ({ kind: "value", value: v });
 const array = (a: StepArray): KernelArg => ({ kind: "array", array: a });
@@ -41,6 +45,7 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
     value(s.seqIds),
     value(s.blockTables),
     ...optional(s.sinks),
+    ...(s.units ? [s.units.plan, s.units.counters, s.units.partials].map(value) : []),
     value(s.out),
   ],
   elementwise: (s) => [...s.operands.map(value), value(s.out)],
@@ -48,6 +53,8 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   sort_slots: (s) => [value(s.ids), value(s.out)],
   grouped_linear: (s) => [value(s.x), value(s.w), value(s.plan), ...s.operands.map(value), value(s.out)],
   expert_sum: (s) => [...[s.x, s.w, s.plan, s.weights].map(value), ...optional(s.bias), ...s.operands.map(value), value(s.out)],
+  slot_sum: (s) => [value(s.y), value(s.weights), ...s.operands.map(value), value(s.out)],
+  attention_units: (s) => [value(s.positions), value(s.seqIds), ...[s.units.plan, s.units.counters, s.units.partials].map(value)],
   sample: (s) => [
     value(s.logits),
     array("sample_floats"),
@@ -68,6 +75,7 @@ export function kernelArgs(spec: KernelSpec): KernelArg[] {
 /** The buffers a kernel writes, the last of its values; none for the sampler, whose outputs are step arrays. */
 export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
   if (spec.kind === "sample") return [];
+  if (spec.kind === "attention_units") return [spec.units.plan, spec.units.counters, spec.units.partials];
   return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
 }
 

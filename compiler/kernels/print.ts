@@ -12,7 +12,9 @@ export function printKernels(kernels: readonly KernelSpec[]): string {
 
 /** `linear_bf16_3072x1024__silu_mul(v12, w) -> v15 bf16(T, 3072) = silu(acc0) * acc1` */
 export function printKernel(spec: KernelSpec): string {
-  const args = kernelArgs(spec).map((arg) => (arg.kind === "array" ? arg.array : printValue(arg.value)));
+  const args = kernelArgs(spec).map((arg) =>
+    arg.kind === "value" ? printValue(arg.value) : arg.kind === "array" ? arg.array : arg.symbol,
+  );
   const outs = kernelOutputs(spec);
   const inputs = args.slice(0, args.length - outs.length);
   const printed = outs.map((o) => `${o.name} ${o.dtype}${printShape([o.rows, o.cols])}`);

@@ -176,6 +176,8 @@ export interface AttentionKernel extends Common {
   readonly window: number | null;
   /** A score for each head (numHeads) that takes part in its softmax and carries no value, or null. */
   readonly sinks: TensorValue | null;
+  /** Who does what, where that is planned. */
+  readonly units: AttentionUnits | null;
   readonly positions: InputValue;
   readonly seqIds: InputValue;
   readonly blockTables: InputValue;
@@ -247,6 +249,8 @@ export interface GroupedLinearKernel extends OfExperts {
   readonly kind: "grouped_linear";
   /** Whether x has a row a token, gathered by the plan; else it has sorted rows itself. */
   readonly gathers: boolean;
+  /** Whether out has a row a slot, t · perToken + j; else it has sorted rows as well. */
+  readonly scatters: boolean;
   readonly ways: 1 | 2;
   readonly epilogue: Expr;
   readonly operands: readonly TensorValue[];
@@ -266,6 +270,52 @@ export interface ExpertSumKernel extends OfExperts {
   readonly epilogue: Expr;
   readonly operands: readonly (BufferValue | TensorValue)[];
   readonly out: BufferValue;
+}
+
+/** out[t] = epilogue(Σ_j weights[t, j] · y[t · perToken + j]), in increasing j: the rows of a token's experts, summed. */
+export interface SlotSumKernel extends Common {
+  readonly kind: "slot_sum";
+  /** (T · perToken, n) */
+  readonly y: BufferValue;
+  /** (T, perToken) */
+  readonly weights: BufferValue;
+  readonly epilogue: Expr;
+  readonly operands: readonly (BufferValue | TensorValue)[];
+  readonly out: BufferValue;
+}
+
+/**
+ * Cuts the attention of a step into units for kernels that hand them to many blocks; made once for all layers of one window. Clears
+ * the counters by which blocks know that they are the last of a token, and has room for their partial sums. See `attention-units.ts`.
+ */
+export interface AttentionUnitsKernel extends Common {
+  readonly kind: "attention_units";
+  readonly positions: InputValue;
+  readonly seqIds: InputValue;
+  readonly units: AttentionUnits;
+}
+
+/** Who does what of a step's attention. */
+export interface AttentionUnits {
+  readonly cut: AttentionCut;
+  /** i32 (1, 1 + 6 · units): how many there are | the numbers of each, see `attention-units.ts` */
+  readonly plan: BufferValue;
+  /** i32 (1, tokens · kv heads), all 0 between kernels */
+  readonly counters: BufferValue;
+  /** f32 (tokens · chunks · heads, headDim + 2): sums of one chunk, with its maximum and its weight */
+  readonly partials: BufferValue;
+}
+
+/** How attention is cut. The order of a token's sums follows from it and from how many tokens the step has. */
+export interface AttentionCut {
+  readonly window: number | null;
+  /** Most tokens of a unit, all of one sequence. */
+  readonly tileTokens: number;
+  /** Positions of a chunk of a sequence of up to `chunk` · `maxChunks`; twice as many where it is longer, and so on. */
+  readonly chunk: number;
+  readonly maxChunks: number;
+  /** In steps of fewer tokens than this the chunks of a token are units of their own. */
+  readonly splitBelow: number;
 }
 
 /** Draws one token per sampled row from `logits` (S, vocab): see `templates/sample.cpu.njk` for the arithmetic. */
@@ -289,6 +339,8 @@ export type KernelSpec =
   | SortSlotsKernel
   | GroupedLinearKernel
   | ExpertSumKernel
+  | SlotSumKernel
+  | AttentionUnitsKernel
   | SampleKernel;
 
 export type KernelKind = KernelSpec["kind"];

@@ -52,7 +52,8 @@ export function verifyKernels(kernels: readonly KernelSpec[], results: readonly 
 function rowsMayDiffer(spec: KernelSpec, value: BufferValue): boolean {
   if ("rows" in spec) return spec.rows !== null && value === spec.x;
   if (spec.kind === "expert_sum") return value === spec.x || value === spec.plan;
-  return spec.kind === "sort_slots" || spec.kind === "grouped_linear";
+  if (spec.kind === "paged_attention") return value !== spec.q;
+  return spec.kind === "sort_slots" || spec.kind === "grouped_linear" || (spec.kind === "slot_sum" && value === spec.y);
 }
 
 const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
@@ -98,6 +99,8 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
     "rows of w": [s.numExperts * s.n, s.w.rows],
     "experts of a token": [s.perToken, s.weights.cols],
   }),
+  slot_sum: (s) => ({ columns: [s.y.cols, s.out.cols] }),
+  attention_units: () => ({}),
   sample: (s) => ({ "columns of the logits and vocabulary": [s.logits.cols, s.vocabSize] }),
 };
 

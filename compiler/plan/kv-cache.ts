@@ -2,14 +2,13 @@
  * The KV cache of a program: how many layers store keys and values, and how large their blocks are.
  */
 import type { KvCacheEntry } from "../../runtime/manifest.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
 import { kvBlockBytes } from "../codegen/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import type { KernelSpec } from "../kernels/spec.ts";
 import { manifestDType } from "./program.ts";
 
 /** Throws `CompileError` unless each of `numLayers` layers stores once, `UnsupportedError` where their caches differ in size. */
-export function planKvCache(kernels: readonly KernelSpec[], numLayers: number): KvCacheEntry {
+export function planKvCache(kernels: readonly KernelSpec[], numLayers: number, blockSize: number): KvCacheEntry {
   const caches = kernels.flatMap((k) => (k.kind === "store_kv" ? [k.kv] : []));
   const layers = caches.map((kv) => kv.layer).sort((a, b) => a - b);
   const [first] = caches;
@@ -18,7 +17,7 @@ export function planKvCache(kernels: readonly KernelSpec[], numLayers: number): 
       `layers ${layers.join(", ") || "(none)"} store keys and values, but numLayers is ${numLayers}: each of 0 … ${numLayers - 1} must store once`,
     );
   }
-  const other = caches.find((kv) => kvBlockBytes(kv, DEFAULT_KV_BLOCK_SIZE) !== kvBlockBytes(first, DEFAULT_KV_BLOCK_SIZE));
+  const other = caches.find((kv) => kvBlockBytes(kv, blockSize) !== kvBlockBytes(first, blockSize));
   if (other) {
     const size = (kv: typeof first) => `${kv.numKvHeads} heads of ${kv.headDim} ${kv.dtype}`;
     throw new UnsupportedError(
@@ -28,9 +27,9 @@ export function planKvCache(kernels: readonly KernelSpec[], numLayers: number): 
   const rebuiltBeyond = kernels.flatMap((k) => (k.kind === "rope_angles" && k.long ? [k.long.beyond] : []));
   return {
     dtype: manifestDType(first.dtype),
-    blockSize: DEFAULT_KV_BLOCK_SIZE,
+    blockSize,
     numLayers: caches.length,
-    bytesPerBlock: kvBlockBytes(first, DEFAULT_KV_BLOCK_SIZE),
+    bytesPerBlock: kvBlockBytes(first, blockSize),
     rebuiltBeyond: [...new Set(rebuiltBeyond)].sort((a, b) => a - b),
   };
 }

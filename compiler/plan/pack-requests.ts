@@ -1,7 +1,6 @@
 /**
  * What the kernels of a program read of a checkpoint, and in which layout.
  */
-import { panelTensors, tensorLayout } from "../codegen/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import type { Node } from "../ir/ops.ts";
 import { kernelTensors } from "../kernels/operands.ts";
@@ -9,10 +8,11 @@ import type { KernelSpec, TensorValue } from "../kernels/spec.ts";
 import type { PackRequest } from "../weights/layout.ts";
 import { weightRows } from "../weights/rows.ts";
 import type { WeightDType } from "../weights/source.ts";
+import { type KernelTarget, matricesOf } from "./kernel-target.ts";
 
 /** Every tensor the kernels read, once, in the order of first use. */
-export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
-  const panels = panelTensors(kernels);
+export function packRequests(kernels: readonly KernelSpec[], target: Pick<KernelTarget, "tensorLayout">): PackRequest[] {
+  const matrices = matricesOf(kernels);
   const ways = new Map<string, 1 | 2>();
   const readShares = new Map<string, number>();
   for (const k of kernels) {
@@ -30,12 +30,13 @@ export function packRequests(kernels: readonly KernelSpec[]): PackRequest[] {
   const requests = new Map<string, PackRequest>();
   for (const value of kernels.flatMap(kernelTensors)) {
     if (requests.has(value.name)) continue;
+    const layout = target.tensorLayout(value, matrices);
     requests.set(value.name, {
       name: value.name,
       rows: weightRows(value.node),
       dtype: weightDType(value),
-      layout: tensorLayout(value, panels),
-      ways: ways.get(value.name) ?? 1,
+      layout,
+      ways: layout === "rows" ? 1 : (ways.get(value.name) ?? 1),
       readShare: readShares.get(value.name) as number,
     });
   }

@@ -24,7 +24,8 @@ export function printProgram(
   const argument = (arg: Arg): string => {
     if ("buffer" in arg) return `${buffers[arg.buffer]?.name}@${buffers[arg.buffer]?.offset}`;
     if ("tensor" in arg) return tensors[arg.tensor] ?? "?";
-    return "kv" in arg ? `kv.${arg.kv}` : arg.array;
+    if ("kv" in arg) return `kv.${arg.kv}`;
+    return "array" in arg ? arg.array : arg.symbol;
   };
   const number = (step: number) => String(step).padStart(3, "0");
   const lines = [

@@ -2,29 +2,32 @@
  * Turns scheduled kernels into what the manifest says: each text once, buffers in an arena, steps with their arguments and taps.
  */
 import type { Arg, KernelEntry, Manifest, ManifestDType, Program } from "../../runtime/manifest.ts";
-import type { RenderedKernel } from "../codegen/render.ts";
+import type { RenderedKernel } from "../codegen/rendered.ts";
 import { invariant } from "../errors.ts";
 import type { Graph } from "../ir/graph.ts";
 import type { DType } from "../ir/tensor-type.ts";
 import { kernelCosts } from "../kernels/costs.ts";
 import type { KernelProgram } from "../kernels/form.ts";
-import { type KernelArg, kernelArgs, kernelOutputs } from "../kernels/operands.ts";
-import type { KernelSpec } from "../kernels/spec.ts";
+import { type KernelArg, kernelOutputs } from "../kernels/operands.ts";
 import type { ArenaPlan } from "./arena.ts";
 import type { KernelTarget, ScheduledKernel } from "./kernel-target.ts";
 
-/** The kernels of a program as texts, each once, and which of them each step runs. */
+/** The kernels of all programs as texts, each once. */
 export interface EmittedKernels {
   readonly texts: readonly RenderedKernel[];
   readonly entries: readonly KernelEntry[];
-  /** The text of kernel i, as an index. */
-  readonly textOf: readonly number[];
+  /** The text of kernel i of program p, as an index: `textOf[p][i]`. */
+  readonly textOf: readonly (readonly number[])[];
 }
 
 /** Renders scheduled kernels; equal work has equal text and becomes one kernel. */
-export function emitKernels(kernels: readonly ScheduledKernel[], graph: Graph, target: KernelTarget): EmittedKernels {
+export function emitKernels(
+  programs: readonly (readonly ScheduledKernel[])[],
+  graph: Graph,
+  target: KernelTarget,
+): EmittedKernels {
   const library = new KernelLibrary(target, graph);
-  const textOf = kernels.map((kernel) => library.add(kernel));
+  const textOf = programs.map((kernels) => kernels.map((kernel) => library.add(kernel)));
   return { texts: library.texts, entries: library.entries(), textOf };
 }
 
@@ -44,10 +47,13 @@ export function arenaEntry({ bytes, placements }: ArenaPlan, target: KernelTarge
   };
 }
 
-/** One program of up to `maxTokens`: a step a kernel. `buffers` and `tensors` are the names in the arena and in weights.bin, in order. */
+/**
+ * One program of up to `maxTokens`: a step a kernel, whose texts are `textOf`. `buffers` and `tensors` are the names in the arena and in
+ * weights.bin, in order.
+ */
 export function assembleProgram(
   kernels: readonly ScheduledKernel[],
-  { textOf }: EmittedKernels,
+  textOf: readonly number[],
   taps: KernelProgram["taps"],
   names: { readonly buffers: readonly string[]; readonly tensors: readonly string[] },
   maxTokens: number,
@@ -62,21 +68,16 @@ export function assembleProgram(
   };
   const argument = (arg: KernelArg): Arg => {
     if (arg.kind === "array") return { array: arg.array };
+    if (arg.kind === "symbol") return { symbol: arg.symbol };
     const { value } = arg;
     if (value.kind === "buffer") return { buffer: indexOf(buffers, value.name) };
     if (value.kind === "tensor") return { tensor: indexOf(tensors, value.name) };
     return value.kind === "kv" ? { kv: value.layer } : { array: value.name };
   };
   return {
-    name: "step",
+    name: `step_${maxTokens}`,
     maxTokens,
-    steps: kernels.map(({ spec, schedule: { grid, chunk, serialUnits } }, i) => ({
-      kernel: textOf[i] as number,
-      grid,
-      chunk,
-      serialUnits,
-      args: kernelArgs(spec).map(argument),
-    })),
+    steps: kernels.map(({ grid, args }, i) => ({ kernel: textOf[i] as number, grid, args: args.map(argument) })),
     taps: taps.map(({ name, buffer }) => ({
       name,
       step: indexOf(writers, buffer.name),
@@ -88,7 +89,7 @@ export function assembleProgram(
 /** Kernels by text: layers that are equal share one. */
 class KernelLibrary {
   readonly texts: RenderedKernel[] = [];
-  private readonly specs: KernelSpec[] = [];
+  private readonly kernels: ScheduledKernel[] = [];
   private readonly origins: Set<string>[] = [];
   private readonly byText = new Map<string, number>();
 
@@ -97,39 +98,43 @@ class KernelLibrary {
     private readonly graph: Graph,
   ) {}
 
-  /** The index of the kernel that computes `spec`. Specs that share a name but not a text are numbered apart. */
+  /** The index of the kernel that computes `kernel.spec`. Specs that share a name but not a text are numbered apart. */
   add(kernel: ScheduledKernel): number {
-    const { spec } = kernel;
-    const text = this.target.render(kernel, spec.name);
-    const known = this.byText.get(text.source);
+    const { spec, launch } = kernel;
+    const text = kernel.render(spec.name);
+    const key = JSON.stringify([text.source, launch]);
+    const known = this.byText.get(key);
     const origins = spec.nodes.map((n) => label(this.graph.originText(n)));
     if (known !== undefined) {
       for (const origin of origins) this.origins[known]?.add(origin);
       return known;
     }
-    const sameName = this.specs.filter((s) => s.name === spec.name).length;
+    const sameName = this.kernels.filter((k) => k.spec.name === spec.name).length;
     const index = this.texts.length;
-    this.byText.set(text.source, index);
-    this.texts.push(sameName === 0 ? text : this.target.render(kernel, `${spec.name}_${sameName + 1}`));
-    this.specs.push(spec);
+    this.byText.set(key, index);
+    this.texts.push(sameName === 0 ? text : kernel.render(`${spec.name}_${sameName + 1}`));
+    this.kernels.push(kernel);
     this.origins.push(new Set(origins));
     return index;
   }
 
   entries(): KernelEntry[] {
-    return this.texts.map(({ name, scratchBytes }, i) => ({
-      name,
-      source: `kernels/${name}.cpp`,
-      scratchBytes,
-      ...kernelCosts(this.specs[i] as KernelSpec, this.graph.limits.blockSize),
-      origins: [...(this.origins[i] ?? [])],
-    }));
+    return this.kernels.map(({ spec, launch }, i) => {
+      const { name, scratchBytes } = this.texts[i] as RenderedKernel;
+      return {
+        name,
+        source: `kernels/${name}${this.target.sourceSuffix}`,
+        launch: "threads" in launch ? launch : { ...launch, scratchBytes },
+        ...kernelCosts(spec, this.graph.limits.blockSize),
+        origins: [...(this.origins[i] ?? [])],
+      };
+    });
   }
 }
 
 /** The dtype as the manifest spells it; others never reach a buffer. */
 export function manifestDType(dtype: DType): ManifestDType {
-  invariant(dtype !== "bool" && dtype !== "fp8_e4m3", `${dtype} has no place in an engine`);
+  invariant(dtype !== "bool", `${dtype} has no place in an engine`);
   return dtype;
 }
 

@@ -7,7 +7,7 @@ import type { Rpn } from "../../runtime/manifest.ts";
 import { cpuDialects, type Isa } from "../codegen/cpu.ts";
 import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from "../codegen/kernel-schedule.ts";
 import { tensorLayout } from "../codegen/layout.ts";
-import { invariant, UnsupportedError } from "../errors.ts";
+import { InternalError, invariant, UnsupportedError } from "../errors.ts";
 import type { Dim } from "../ir/tensor-type.ts";
 import { kernelOutputs } from "../kernels/operands.ts";
 import type {
@@ -99,8 +99,14 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
       blocking: { tileTokens, chunk: 64, rowBlock, accumulators },
     };
   },
+  slot_sum: (s) => notOfTeams(s.name),
+  attention_units: (s) => notOfTeams(s.name),
   sample: () => ({}),
 };
+
+function notOfTeams(name: string): never {
+  throw new InternalError(`${name} is a kernel of blocks of threads, which CPUs do not have`);
+}
 
 /** Weight panels that a core walks side by side: it reads several streams faster than one. */
 const STREAMS = 4;

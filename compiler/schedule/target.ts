@@ -2,24 +2,24 @@
  * Target strings: what they name, what a processor needs to run one, and which suits a processor best.
  */
 import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { type CudaArch, cudaDialects } from "../codegen/cuda/dialect.ts";
 import { CompileError } from "../errors.ts";
 
 /** What a target string names. */
-export interface Target {
-  readonly family: "cpu";
-  readonly isa: Isa;
-}
+export type Target = { readonly family: "cpu"; readonly isa: Isa } | { readonly family: "cuda"; readonly arch: CudaArch };
 
 /** Every target string, `cpu:generic` first. */
-export const knownTargets: readonly string[] = Object.keys(cpuDialects).map((isa) => `cpu:${isa}`);
+export const knownTargets: readonly string[] = [
+  ...Object.keys(cpuDialects).map((isa) => `cpu:${isa}`),
+  ...Object.keys(cudaDialects).map((arch) => `cuda:${arch}`),
+];
 
 /** Reads a target string such as `cpu:avx512-amx`. Throws `CompileError` listing the known targets. `native` is the caller's to resolve. */
 export function parseTarget(text: string): Target {
-  const isa = text.startsWith("cpu:") ? text.slice("cpu:".length) : "";
-  if (!Object.hasOwn(cpuDialects, isa)) {
-    throw new CompileError(`target ${JSON.stringify(text)} is not known; the targets are ${knownTargets.join(", ")} and native`);
-  }
-  return { family: "cpu", isa: isa as Isa };
+  const [family, name = ""] = text.split(/:(.*)/s);
+  if (family === "cpu" && Object.hasOwn(cpuDialects, name)) return { family, isa: name as Isa };
+  if (family === "cuda" && Object.hasOwn(cudaDialects, name)) return { family, arch: name as CudaArch };
+  throw new CompileError(`target ${JSON.stringify(text)} is not known; the targets are ${knownTargets.join(", ")} and native`);
 }
 
 /** Features of `isa`, in the words of the addon's `cpuFacts`, that a processor lacks: empty if it can run the level. */

@@ -7,7 +7,6 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readManifest } from "../../compiler/cli/load.ts";
-import { linearInputDtype } from "../../compiler/codegen/cpu.ts";
 import { DEFAULT_KV_BLOCK_SIZE } from "../../compiler/codegen/kernel-schedule.ts";
 import { Interpreter } from "../../compiler/ir/interpret.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
@@ -16,7 +15,7 @@ import type { DType } from "../../compiler/ir/tensor-type.ts";
 import { legalize } from "../../compiler/passes/legalize.ts";
 import { runPasses } from "../../compiler/passes/pass.ts";
 import { buildGraph } from "../../compiler/pipeline.ts";
-import { parseTarget } from "../../compiler/schedule/target.ts";
+import { kernelTarget } from "../../compiler/plan/kernel-target.ts";
 import { findArchitecture } from "../../models/registry.ts";
 import { LLM } from "../../runtime/llm.ts";
 import { relativeError } from "../support/closeness.ts";
@@ -47,7 +46,7 @@ function interpret(
   const config = { ...architecture.readConfig(model.config), dtype };
   const limits = { maxModelLen: CONTEXT, maxNumSeqs: CONTEXT, maxNumBatchedTokens: CONTEXT };
   const graph = buildGraph({ architecture, config, limits, kvCacheDtype: kv });
-  const linearInput = (d: DType) => (target ? linearInputDtype(parseTarget(target).isa, d) : "f32");
+  const linearInput = (d: DType) => (target ? kernelTarget(target).linearInput(d) : "f32");
   const legal = runPasses(graph, [legalize({ linearInput })]).graph;
   const interpreter = new Interpreter(legal, model.weights, CONTEXT / DEFAULT_KV_BLOCK_SIZE);
   const { logits, taps } = interpreter.step(oneSequenceStep(ids, 0, DEFAULT_KV_BLOCK_SIZE, "all"));
@@ -92,7 +91,7 @@ describe("a model of random shape, compiled, is what its graph means:", () => {
     const meant = interpret(model, ids, dtype, kv, target);
     // How far the narrow dtype itself moves the results says how far roundings that fall the other way may. Where activations are
     // rounded, too, a difference in the last bit of a sum grows: one rounding in a few hundred falls the other way, and so on.
-    const share = linearInputDtype(parseTarget(target).isa, kv) === "f32" ? 1 / 2 : 1;
+    const share = kernelTarget(target).linearInput(kv) === "f32" ? 1 / 2 : 1;
     const stored = { ...model, weights: (name: string) => roundTo(kv, model.weights(name)) };
     const moved = errors(meant, interpret(stored, ids, "float32", "f32"));
     errors(whole, meant).forEach((error, i) => {

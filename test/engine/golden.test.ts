@@ -8,8 +8,7 @@ import { describe, expect, it } from "vitest";
 import { readGolden } from "../../compiler/cli/golden.ts";
 import { loadForVerification } from "../../compiler/cli/load.ts";
 import { type Verification, verifyGolden, whereToLook } from "../../compiler/cli/verification.ts";
-import { linearInputDtype } from "../../compiler/codegen/cpu.ts";
-import { parseTarget } from "../../compiler/schedule/target.ts";
+import { kernelTarget } from "../../compiler/plan/kernel-target.ts";
 import { compileForTest, isFullRun, nativeTarget, runnableTargets, scratchFolder } from "../support/compiled-engine.ts";
 import { FAMILIES, goldenFolder, hasGolden } from "../support/golden.ts";
 
@@ -52,7 +51,7 @@ const sweep = (): Case[] =>
  * reference in bf16, which rounds activations as well, happens to keep it: its own error, by which others are judged, has no such token.
  */
 const isTorn = ({ family, dtype, target }: Case): boolean =>
-  family === "gpt-oss" && dtype === "bfloat16" && linearInputDtype(parseTarget(target).isa, "bf16") === "f32";
+  family === "gpt-oss" && dtype === "bfloat16" && kernelTarget(target).linearInput("bf16") === "f32";
 
 const scratch = scratchFolder("golden");
 

@@ -59,37 +59,14 @@ export class SampleKernel {
   /** Samples one token for each row; logits are copied first, since the kernel overwrites them. */
   async sample(rows: readonly Row[], logits: (row: number) => ArrayLike<number>): Promise<Sampled> {
     const n = rows.length;
-    const all = new Float32Array(n * this.vocab);
-    const floats = new Float32Array(n * SAMPLE_FLOATS_WIDTH);
-    const ints = new Int32Array(n * SAMPLE_INTS_WIDTH);
-    const entries: number[] = [];
-    const bits = (x: number) => new Int32Array(Float32Array.of(x).buffer)[0]!;
-    rows.forEach((row, r) => {
-      all.set(logits(r), r * this.vocab);
-      for (const name of Object.keys(SAMPLE_FLOATS) as (keyof typeof SAMPLE_FLOATS)[])
-        floats[r * SAMPLE_FLOATS_WIDTH + SAMPLE_FLOATS[name]] = row[name];
-      const set = (name: keyof typeof SAMPLE_INTS, value: number) => {
-        ints[r * SAMPLE_INTS_WIDTH + SAMPLE_INTS[name]] = value;
-      };
-      set("topK", row.topK);
-      set("seedLow", row.seed[0]);
-      set("seedHigh", row.seed[1]);
-      set("counter", row.counter);
-      set("numLogprobs", row.numLogprobs);
-      set("tokensBegin", entries.length / 2);
-      entries.push(...row.tokens.flat());
-      set("tokensEnd", entries.length / 2);
-      set("biasBegin", entries.length / 2);
-      entries.push(...row.bias.flatMap(([id, bias]) => [id, bits(bias)]));
-      set("biasEnd", entries.length / 2);
-    });
+    const { all, floats, ints, tokens } = sampleArrays(rows, this.vocab, logits);
     const result: Sampled = {
       ids: new Int32Array(n),
       logprobs: new Float32Array(n),
       topIds: new Int32Array(n * MAX_LOGPROBS),
       topLogprobs: new Float32Array(n * MAX_LOGPROBS),
     };
-    const arrays = [all, floats, ints, Int32Array.from(entries), result.ids, result.logprobs, result.topIds, result.topLogprobs];
+    const arrays = [all, floats, ints, tokens, result.ids, result.logprobs, result.topIds, result.topLogprobs];
     await this.executor.run(0, Int32Array.of(n, n, n, 1), arrays, []);
     return result;
   }
@@ -97,4 +74,34 @@ export class SampleKernel {
   close(): Promise<void> {
     return this.executor.close();
   }
+}
+
+/** What a sampling kernel reads for `rows`: their logits one after another, and the arrays of `runtime/batch.ts`. */
+export function sampleArrays(rows: readonly Row[], vocab: number, logits: (row: number) => ArrayLike<number>) {
+  const n = rows.length;
+  const all = new Float32Array(n * vocab);
+  const floats = new Float32Array(n * SAMPLE_FLOATS_WIDTH);
+  const ints = new Int32Array(n * SAMPLE_INTS_WIDTH);
+  const entries: number[] = [];
+  const bits = (x: number) => new Int32Array(Float32Array.of(x).buffer)[0]!;
+  rows.forEach((row, r) => {
+    all.set(logits(r), r * vocab);
+    for (const name of Object.keys(SAMPLE_FLOATS) as (keyof typeof SAMPLE_FLOATS)[])
+      floats[r * SAMPLE_FLOATS_WIDTH + SAMPLE_FLOATS[name]] = row[name];
+    const set = (name: keyof typeof SAMPLE_INTS, value: number) => {
+      ints[r * SAMPLE_INTS_WIDTH + SAMPLE_INTS[name]] = value;
+    };
+    set("topK", row.topK);
+    set("seedLow", row.seed[0]);
+    set("seedHigh", row.seed[1]);
+    set("counter", row.counter);
+    set("numLogprobs", row.numLogprobs);
+    set("tokensBegin", entries.length / 2);
+    entries.push(...row.tokens.flat());
+    set("tokensEnd", entries.length / 2);
+    set("biasBegin", entries.length / 2);
+    entries.push(...row.bias.flatMap(([id, bias]) => [id, bits(bias)]));
+    set("biasEnd", entries.length / 2);
+  });
+  return { all, floats, ints, tokens: Int32Array.from(entries) };
 }

@@ -101,7 +101,7 @@ export function sampleManifest(): Manifest {
       {
         name: "embedding_bf16_64",
         source: "kernels/embedding_bf16_64.cpp",
-        scratchBytes: 0,
+        launch: { chunk: 1, serialUnits: 2, scratchBytes: 0 },
         flops: [0],
         bytes: ["T", 384, "mul"],
         origins: ["model.embed_tokens (models/qwen3.ts:10)"],
@@ -109,7 +109,7 @@ export function sampleManifest(): Manifest {
       {
         name: "paged_attention_2x16",
         source: "kernels/paged_attention_2x16.cpp",
-        scratchBytes: 4096,
+        launch: { chunk: 1, serialUnits: 0, scratchBytes: 4096 },
         flops: ["T", "P", "mul", 4096, "mul"],
         bytes: ["B", "P", "mul", 4096, "mul", "T", 256, "mul", "add"],
         origins: [],
@@ -120,15 +120,15 @@ export function sampleManifest(): Manifest {
         name: "decode",
         maxTokens: 8,
         steps: [
-          { kernel: 0, grid: ["T"], chunk: 1, serialUnits: 2, args: [{ array: "token_ids" }, { tensor: 0 }, { buffer: 0 }] },
-          { kernel: 1, grid: ["T", 16, "ceildiv", 2, "mul"], chunk: 1, serialUnits: 0, args: [{ kv: 1 }, { buffer: 2 }] },
+          { kernel: 0, grid: ["T"], args: [{ array: "token_ids" }, { tensor: 0 }, { buffer: 0 }] },
+          { kernel: 1, grid: ["T", 16, "ceildiv", 2, "mul"], args: [{ kv: 1 }, { buffer: 2 }] },
         ],
         taps: [{ name: "logits", step: 1, buffer: 2 }],
       },
       {
         name: "step",
         maxTokens: 256,
-        steps: [{ kernel: 0, grid: ["T", "S", "add"], chunk: 4, serialUnits: 2, args: [{ array: "sampled_ids" }] }],
+        steps: [{ kernel: 0, grid: ["T", "S", "add"], args: [{ array: "sampled_ids" }] }],
         taps: [],
       },
     ],

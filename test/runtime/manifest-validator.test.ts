@@ -105,7 +105,7 @@ describe("a manifest", () => {
     [
       "programs.0.steps.0.args.0",
       { buffer: 0, tensor: 0 },
-      "programs[0].steps[0].args[0]: expected one of buffer, tensor, kv, array",
+      "programs[0].steps[0].args[0]: expected one of buffer, tensor, kv, array, symbol",
     ],
     ["programs.0.steps.0.grid", ["T", "mul"], "programs[0].steps[0].grid[1]: expected two values before an operator, found mul"],
     [
@@ -116,7 +116,7 @@ describe("a manifest", () => {
     ["programs.0.steps.0.grid", ["T", "S", "ceildiv"], "programs[0].steps[0].grid[2]: expected a divisor of at least 1"],
     ["programs.0.steps.0.grid", ["T", 2 ** 40, "mul"], "programs[0].steps[0].grid[2]: expected a value of at most 1099511627776"],
     ["programs.0.steps.0.grid", [], "programs[0].steps[0].grid: expected a list of 1 to 64 items, found 0 items"],
-    ["programs.0.steps.0.chunk", 0, "programs[0].steps[0].chunk: expected a whole number from 1"],
+    ["kernels.0.launch.chunk", 0, "kernels[0].launch.chunk: expected a whole number from 1"],
     ["programs.0.taps.0.step", 2, "programs[0].taps[0].step: expected an index of at most 1, found 2"],
     ["programs.0.taps.0.buffer", 3, "programs[0].taps[0].buffer: expected an index of at most 2, found 3"],
     ["programs.1.maxTokens", 8, "programs[1].maxTokens: expected more than 8, the program before it, found 8"],
@@ -169,7 +169,8 @@ function assertSafe(m: Manifest): void {
   }
   for (const p of m.programs) {
     for (const s of p.steps) {
-      claim(m.kernels[s.kernel] !== undefined && s.chunk >= 1);
+      const { launch } = m.kernels[s.kernel]!;
+      claim("threads" in launch ? launch.threads <= 1024 : launch.chunk >= 1);
       const grid = run(s.grid, symbols);
       claim(Number.isInteger(grid) && grid >= 0 && grid <= 2 ** 40);
       claim(run(s.grid, { T: 0, B: 0, S: 0, P: 0 }) >= 0);
@@ -177,7 +178,8 @@ function assertSafe(m: Manifest): void {
         if ("buffer" in a) claim(m.arena.buffers[a.buffer] !== undefined);
         else if ("tensor" in a) claim(m.weights.tensors[a.tensor] !== undefined);
         else if ("kv" in a) claim(a.kv >= 0 && a.kv < m.kvCache.numLayers);
-        else claim(STEP_ARRAYS.includes(a.array));
+        else if ("array" in a) claim(STEP_ARRAYS.includes(a.array));
+        else claim(a.symbol in symbols);
       }
     }
     for (const t of p.taps) claim(p.steps[t.step] !== undefined && m.arena.buffers[t.buffer] !== undefined);

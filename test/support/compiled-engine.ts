@@ -33,9 +33,10 @@ export function scratchFolder(name: string): string {
 }
 
 /** CPU targets that this machine can run, least demanding first. */
-export const runnableTargets: readonly string[] = knownTargets.filter(
-  (target) => missingFeatures(parseTarget(target).isa, loadNative().cpuFacts().features).length === 0,
-);
+export const runnableTargets: readonly string[] = knownTargets.filter((text) => {
+  const target = parseTarget(text);
+  return target.family === "cpu" && missingFeatures(target.isa, loadNative().cpuFacts().features).length === 0;
+});
 
 /** What `--target native` chooses here. */
 export const nativeTarget: string = bestTarget(loadNative().cpuFacts());

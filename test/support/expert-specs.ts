@@ -1,8 +1,11 @@
 /**
  * Specs of the kernels of an expert layer, of given sizes.
  */
+import { roundTo } from "../../compiler/ir/rounding.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
-import { planColumns, sortedRows } from "../../compiler/kernels/expert-plan.ts";
+import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
+import { expertsOf, planColumns, sortedRows } from "../../compiler/kernels/expert-plan.ts";
+import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type {
   BufferValue,
   ExpertSumKernel,
@@ -12,7 +15,7 @@ import type {
   RowStep,
   SortSlotsKernel,
 } from "../../compiler/kernels/spec.ts";
-import { acc, add, buffer, operand, siluMul, tensor } from "./kernel-specs.ts";
+import { acc, add, buffer, operand, type RandomSource, randomEnvironment, siluMul, tensor } from "./kernel-specs.ts";
 
 /** Sizes of an expert layer. */
 export interface ExpertLayer {
@@ -56,6 +59,7 @@ export function groupedLinearSpec(
     tokens: idsOf(l).rows,
     x: gathers ? buffer("x", l.hidden, l.x, l.rows) : sortedBuffer(l, "x", l.hidden, l.x),
     gathers,
+    scatters: false,
     w: tensor("w", l.experts * ways * l.inner, l.hidden, l.weights),
     numExperts: l.experts,
     perToken: l.perToken,
@@ -131,3 +135,42 @@ export const routeSpec = (steps: RowStep[]): RouteKernel => {
     nodes: [],
   };
 };
+
+/** A batch of `tokens`, each with distinct experts; `popular` of them take most of the tokens. */
+export function expertEnvironment(l: ExpertLayer, tokens: number, random: RandomSource, popular = l.experts): KernelEnvironment {
+  // Of sampled rows there are fewer than tokens.
+  const sizes = l.rows === "S" ? { rows: 3 * tokens, sampled: tokens } : { rows: tokens };
+  const env = randomEnvironment(sortSlotsSpec(l), random, sizes);
+  const chosen = Float32Array.from(
+    Array.from({ length: tokens }, () => {
+      const order = Array.from({ length: l.experts }, (_, e) => [random.uniform() - (e < popular ? 1 : 0), e] as const);
+      return order
+        .sort((a, b) => a[0] - b[0])
+        .slice(0, l.perToken)
+        .map(([, e]) => e);
+    }).flat(),
+  );
+  const normal = (n: number, dtype: DType, scale = 1) =>
+    roundTo(
+      dtype,
+      Float32Array.from({ length: n }, () => random.normal() * scale),
+    );
+  env.buffers.set("ids", chosen);
+  interpretKernel(sortSlotsSpec(l), env);
+  env.buffers.set("x", normal(tokens * l.hidden, l.x));
+  env.buffers.set("weights", normal(tokens * l.perToken, "f32"));
+  env.buffers.set("residual", normal(tokens * l.hidden, "f32"));
+  const tensors = new Map<string, Float32Array>();
+  const tensorOf: KernelEnvironment["tensor"] = ({ name, rows, cols, dtype }) => {
+    const known = tensors.get(name) ?? normal(rows * cols, dtype, cols ** -0.5);
+    tensors.set(name, known);
+    return known;
+  };
+  return { ...env, tensor: tensorOf };
+}
+
+/** The rows that experts have; what lies between them is nobody's. */
+export function ownRows(env: KernelEnvironment, values: Float32Array, cols: number): Float32Array {
+  const rows = expertsOf(env.buffers.get("plan") as Float32Array);
+  return Float32Array.from(rows.flatMap(({ begin, count }) => [...values.subarray(begin * cols, (begin + count) * cols)]));
+}

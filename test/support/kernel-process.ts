@@ -8,7 +8,8 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type CpuDialect, cpuDialects, type Isa } from "../../compiler/codegen/cpu.ts";
-import { librarySources, type RenderedKernel } from "../../compiler/codegen/render.ts";
+import { librarySources } from "../../compiler/codegen/render.ts";
+import type { RenderedKernel } from "../../compiler/codegen/rendered.ts";
 import { missingFeatures } from "../../compiler/schedule/target.ts";
 import { type Compiler, findCompiler } from "../../compiler/toolchain/compiler.ts";
 import { compileFlags } from "../../compiler/toolchain/flags.ts";

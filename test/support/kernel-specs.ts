@@ -172,6 +172,7 @@ export function attentionSpec(o: {
     scale: headDim ** -0.5,
     window,
     sinks: sinks ? tensor("sinks", 1, heads, sinks) : null,
+    units: null,
     positions: input("positions"),
     seqIds: input("seq_ids"),
     blockTables: input("block_tables"),
@@ -305,16 +306,19 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
         ...headSources(spec),
         ...[spec.q, spec.k].flatMap((c) => [...(c.norm ? [c.norm.gain] : []), ...(c.rope ? [c.rope.angles] : [])]),
       ];
-    case "paged_attention":
+    case "paged_attention": // a plan of units is its maker's
       return [spec.q, ...(spec.sinks ? [spec.sinks] : [])];
     case "elementwise":
       return [...spec.operands];
     case "route":
       return [...spec.inputs];
+    case "slot_sum":
+      return [spec.y, spec.weights, ...spec.operands];
     // What these read must fit together: their tests make it.
     case "sort_slots":
     case "grouped_linear":
     case "expert_sum":
+    case "attention_units":
     case "rope_angles":
     case "sample":
       return [];

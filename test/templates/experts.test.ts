@@ -10,8 +10,10 @@ import type { ExpertSumKernel, GroupedLinearKernel } from "../../compiler/kernel
 import { relativeError } from "../support/closeness.ts";
 import {
   type ExpertLayer,
+  expertEnvironment,
   expertSumSpec,
   groupedLinearSpec,
+  ownRows,
   routeSpec,
   sigmoidSteps,
   softmaxSteps,
@@ -24,47 +26,6 @@ import { acc, add, copyEnvironment, operand, randomEnvironment, randomSource } f
 const seed = Math.floor(Math.random() * 2 ** 31);
 console.log(`seed ${seed}`);
 
-type Random = ReturnType<typeof randomSource>;
-
-/** A batch of `tokens`, each with distinct experts; `popular` of them take most of the tokens. */
-function environment(l: ExpertLayer, tokens: number, random: Random, popular = l.experts): KernelEnvironment {
-  // Of sampled rows there are fewer than tokens.
-  const sizes = l.rows === "S" ? { rows: 3 * tokens, sampled: tokens } : { rows: tokens };
-  const env = randomEnvironment(sortSlotsSpec(l), random, sizes);
-  const chosen = Float32Array.from(
-    Array.from({ length: tokens }, () => {
-      const order = Array.from({ length: l.experts }, (_, e) => [random.uniform() - (e < popular ? 1 : 0), e] as const);
-      return order
-        .sort((a, b) => a[0] - b[0])
-        .slice(0, l.perToken)
-        .map(([, e]) => e);
-    }).flat(),
-  );
-  const normal = (n: number, dtype: DType, scale = 1) =>
-    roundTo(
-      dtype,
-      Float32Array.from({ length: n }, () => random.normal() * scale),
-    );
-  env.buffers.set("ids", chosen);
-  interpretKernel(sortSlotsSpec(l), env);
-  env.buffers.set("x", normal(tokens * l.hidden, l.x));
-  env.buffers.set("weights", normal(tokens * l.perToken, "f32"));
-  env.buffers.set("residual", normal(tokens * l.hidden, "f32"));
-  const tensors = new Map<string, Float32Array>();
-  const tensorOf: KernelEnvironment["tensor"] = ({ name, rows, cols, dtype }) => {
-    const known = tensors.get(name) ?? normal(rows * cols, dtype, cols ** -0.5);
-    tensors.set(name, known);
-    return known;
-  };
-  return { ...env, tensor: tensorOf };
-}
-
-/** The rows that experts have; what lies between them is nobody's. */
-function ownRows(env: KernelEnvironment, values: Float32Array, cols: number): Float32Array {
-  const rows = expertsOf(env.buffers.get("plan") as Float32Array);
-  return Float32Array.from(rows.flatMap(({ begin, count }) => [...values.subarray(begin * cols, (begin + count) * cols)]));
-}
-
 /** Worst relative error over batches of a layer's kernel. */
 function worst(
   spec: GroupedLinearKernel | ExpertSumKernel,
@@ -75,7 +36,7 @@ function worst(
 ) {
   const random = randomSource(seed);
   const envs = batches.map((tokens) => {
-    const env = environment(l, tokens, random, popular);
+    const env = expertEnvironment(l, tokens, random, popular);
     if (spec.kind === "expert_sum") interpretKernel(groupedLinearSpec(l), env);
     if (spec.kind === "grouped_linear" && !spec.gathers) {
       const rows = spec.x.rows as number;
@@ -117,7 +78,7 @@ describe.each(runners())("expert layers on $name", (runner) => {
   it("plans rows sorted by expert and token, experts on multiples of 16 rows", () => {
     const l = layer("f32", { experts: 7, perToken: 3 });
     const random = randomSource(seed);
-    const envs = [1, 2, 40].map((tokens) => environment(l, tokens, random));
+    const envs = [1, 2, 40].map((tokens) => expertEnvironment(l, tokens, random));
     const results = runKernel(sortSlotsSpec(l), runner, envs);
     envs.forEach((env, i) => {
       const expected = env.buffers.get("plan") as Float32Array;
@@ -159,7 +120,7 @@ describe.each(runners())("expert layers on $name", (runner) => {
 
   it("sends sampled rows to experts, and no more than there are", () => {
     const l = layer("bf16", { rows: "S" });
-    const env = environment(l, 5, randomSource(seed));
+    const env = expertEnvironment(l, 5, randomSource(seed));
     const [plan] = runKernel(sortSlotsSpec(l), runner, [env]);
     const rows = (of: Float32Array) => expertsOf(of).reduce((sum, e) => sum + e.count, 0);
     expect(rows((plan as KernelResult).out)).toBe(5 * l.perToken);
@@ -176,7 +137,7 @@ describe.each(runners())("expert layers on $name", (runner) => {
   it("gives a token the same bits alone and among others", () => {
     const l = layer("bf16");
     const random = randomSource(seed);
-    const all = environment(l, 37, random, 3);
+    const all = expertEnvironment(l, 37, random, 3);
     const alone = (t: number): KernelEnvironment => {
       const one = (name: string, cols: number) => (all.buffers.get(name) as Float32Array).slice(t * cols, (t + 1) * cols);
       const env = { ...all, binding: { ...all.binding, T: 1 }, buffers: new Map<string, Float32Array>() };

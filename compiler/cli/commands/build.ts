@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
-import { checkTarget } from "../../../runtime/engine.ts";
+import { familyOf } from "../../../runtime/devices/device.ts";
 import { hashFile } from "../../../runtime/file-hash.ts";
 import type { Manifest } from "../../../runtime/manifest.ts";
 import { loadNative } from "../../../runtime/native.ts";
@@ -29,10 +29,10 @@ async function build(engine: string, flags: { json?: boolean }): Promise<void> {
   const folder = engineFolder(engine);
   const manifest = readManifest(folder);
   ensureAddon();
-  checkTarget(manifest, loadNative().cpuFacts());
+  familyOf(manifest.target).check(manifest, loadNative(), {});
   const before = await libraryHash(folder, manifest);
   const library = await withProgress("building kernels", (onBuild) =>
-    buildLibrary(folder, manifest.target, kernelCache(), onBuild),
+    buildLibrary(folder, { target: manifest.target, cache: kernelCache(), kernels: manifest.kernels, onProgress: onBuild }),
   );
   const changed = before !== library.sha256 || manifest.library?.sha256 !== library.sha256;
   if (manifest.library?.sha256 !== library.sha256) await writeManifest(folder, { ...manifest, library });

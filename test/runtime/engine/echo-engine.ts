@@ -37,17 +37,11 @@ function tableBytes(): Uint8Array {
 const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
 function echoManifest(weightsHash: string, libraryHash: string): Manifest {
-  const step = (kernel: number, grid: Step["grid"], args: readonly Arg[]): Step => ({
-    kernel,
-    grid,
-    chunk: 2,
-    serialUnits: 1,
-    args,
-  });
-  const kernel = (name: string) => ({
+  const step = (kernel: number, grid: Step["grid"], args: readonly Arg[]): Step => ({ kernel, grid, args });
+  const kernel = (name: string, serialUnits = 1) => ({
     name,
     source: `kernels/${name}.cpp`,
-    scratchBytes: 256,
+    launch: { chunk: 2, serialUnits, scratchBytes: 256 },
     flops: [0],
     bytes: [0],
     origins: [],
@@ -65,8 +59,6 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
         { buffer: 2 + layer },
       ],
     );
-  // One token of a sequence reads what another stored, so a unit here is the whole batch.
-  const serial = (s: Step): Step => ({ ...s, serialUnits: MAX_TOKENS });
   return {
     format: 1,
     name: "echo",
@@ -120,15 +112,16 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
     },
     library: { file: "build/kernels.so", sha256: libraryHash },
     files: {},
-    kernels: [kernel("embedding"), kernel("to_tiles"), kernel("attend"), kernel("pick")],
+    // One token of a sequence reads what another stored, so a unit of attention is the whole batch.
+    kernels: [kernel("embedding"), kernel("to_tiles"), kernel("attend", MAX_TOKENS), kernel("pick")],
     programs: [8, MAX_TOKENS].map((maxTokens) => ({
       name: `step_${maxTokens}`,
       maxTokens,
       steps: [
         step(0, ["T"], [{ array: "token_ids" }, { tensor: 0 }, { buffer: 0 }]),
         step(1, ["T"], [{ buffer: 0 }, { buffer: 1 }]),
-        serial(attend(0)),
-        serial(attend(1)),
+        attend(0),
+        attend(1),
         step(
           3,
           ["S"],

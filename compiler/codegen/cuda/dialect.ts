@@ -1,0 +1,55 @@
+/**
+ * The CUDA dialect: which GPUs a target runs on, what a compiler is told, how types are spelt and what a block may hold. One table.
+ */
+import type { DType } from "../../ir/tensor-type.ts";
+
+/** Architectures that kernels are generated for. */
+export type CudaArch = "sm_80" | "sm_90a";
+
+export interface CudaDialect {
+  readonly arch: CudaArch;
+  /** Least compute capability, as major · 10 + minor; whether it must be that very one (`sm_90a` has instructions that later ones lack). */
+  readonly capability: number;
+  readonly isExact: boolean;
+  /** What nvcc generates: machine code for the architecture, and PTX for later ones. */
+  readonly flags: readonly string[];
+  /** Shared memory that a block may ask for. */
+  readonly sharedBytes: number;
+}
+
+const ptx = ["-gencode", "arch=compute_80,code=compute_80"];
+
+export const cudaDialects: { readonly [K in CudaArch]: CudaDialect } = {
+  sm_80: {
+    arch: "sm_80",
+    capability: 80,
+    isExact: false,
+    flags: ["-gencode", "arch=compute_80,code=sm_80", ...ptx],
+    sharedBytes: 99 * 1024, // what sm_86 and sm_89 have, which run the same code
+  },
+  sm_90a: {
+    arch: "sm_90a",
+    capability: 90,
+    isExact: true,
+    flags: ["-gencode", "arch=compute_90a,code=sm_90a", ...ptx],
+    sharedBytes: 227 * 1024,
+  },
+};
+
+/** Files that every kernel includes. */
+export const CUDA_PRELUDE = ["prelude.cuda.h", "prelude.cuda.device.h"];
+
+/** Tokens of a KV block: 64 rows of 128 bytes and more are read by whole lines. */
+export const CUDA_KV_BLOCK_SIZE = 64;
+
+const types: { readonly [K in DType]: string } = {
+  f32: "float",
+  f16: "f16",
+  bf16: "bf16",
+  fp8_e4m3: "fp8",
+  i32: "int32_t",
+  u8: "uint8_t",
+  bool: "bool",
+};
+
+export const cudaType = (dtype: DType): string => types[dtype];

@@ -1,0 +1,96 @@
+/**
+ * The same work in kernels for many blocks that share nothing but memory: what a team of threads does in one kernel, because a thread
+ * sees all of a token, is cut where blocks would have to wait for each other.
+ */
+import { invariant } from "../errors.ts";
+import { type Dim, maxOf, timesDim } from "../ir/tensor-type.ts";
+import { mostChunks, planNumbers } from "./attention-units.ts";
+import { kernelName, type Unnamed } from "./name.ts";
+import type { AttentionCut, AttentionKernel, AttentionUnits, BufferValue, ExpertSumKernel, Expr, KernelSpec } from "./spec.ts";
+
+/** Rows of queries that a block multiplies with the keys of one head: fewer of large heads, whose tiles would not fit beside them. */
+export const tileRows = (headDim: number): number => (headDim > 128 ? 32 : 64);
+/** Rows of one token's queries, of the heads that share keys, at most. */
+export const MOST_GROUPED_HEADS = 16;
+
+const named = (spec: Unnamed): KernelSpec => ({ ...spec, name: kernelName(spec) }) as KernelSpec;
+
+/** Sums of experts in two kernels, and a plan for the attention over caches that `plansAttention` names. */
+export function forBlocks(
+  kernels: readonly KernelSpec[],
+  plansAttention: (spec: AttentionKernel) => boolean,
+): readonly KernelSpec[] {
+  const plans = new Map<string, AttentionUnits>();
+  return kernels.flatMap((spec) => {
+    if (spec.kind === "expert_sum") return splitSum(spec);
+    if (spec.kind !== "paged_attention" || !plansAttention(spec)) return [spec];
+    const cut = cutOf(spec);
+    const key = JSON.stringify(cut);
+    const known = plans.get(key);
+    if (known) return [{ ...spec, units: known }];
+    const made = unitsOf(spec, cut, kernels, plans.size);
+    plans.set(key, made);
+    const { positions, seqIds } = spec;
+    return [named({ kind: "attention_units", positions, seqIds, units: made, nodes: [] }), { ...spec, units: made }];
+  });
+}
+
+/** y[slot] = x · w[e]ᵀ + bias[e] for each slot; then each token's sum over its slots. */
+function splitSum(spec: ExpertSumKernel): readonly KernelSpec[] {
+  const { plan, tokens, w, x, numExperts, perToken, n, k, weights, bias, nodes, out, epilogue, operands } = spec;
+  const linear = nodes.find((node) => node.op === "grouped_linear");
+  invariant(linear, `${spec.name} computes no grouped linear`);
+  const rows = timesDim(tokens, perToken);
+  const y: BufferValue = { kind: "buffer", name: `${out.name}_slots`, dtype: "f32", rows, cols: n, node: linear };
+  const acc: Expr = { kind: "acc", way: 0 };
+  const common = { plan, tokens, w, x, numExperts, perToken, n, k };
+  const isInside = nodes.filter(
+    (node) => node === linear || node.op === "expert_rows" || node.operands.some((o) => o.op === "expert_rows"),
+  );
+  return [
+    named({
+      kind: "grouped_linear",
+      ...common,
+      gathers: false,
+      scatters: true,
+      ways: 1,
+      epilogue: bias ? { kind: "binary", fn: "add", a: acc, b: { kind: "operand", index: 0 } } : acc,
+      operands: bias ? [bias] : [],
+      out: y,
+      nodes: isInside,
+    }),
+    named({ kind: "slot_sum", y, weights, epilogue, operands, out, nodes: nodes.filter((node) => !isInside.includes(node)) }),
+  ];
+}
+
+const cutOf = ({ window, numHeads, kv, headDim }: AttentionKernel): AttentionCut => ({
+  window,
+  tileTokens: Math.max(1, Math.floor(tileRows(headDim) / (numHeads / kv.numKvHeads))),
+  chunk: 256,
+  maxChunks: 32,
+  splitBelow: 32,
+});
+
+/** Room for the layers that share `cut`: as much as the widest of them needs. */
+function unitsOf(spec: AttentionKernel, cut: AttentionCut, kernels: readonly KernelSpec[], index: number): AttentionUnits {
+  const sharing = kernels.filter(
+    (k): k is AttentionKernel => k.kind === "paged_attention" && JSON.stringify(cutOf(k)) === JSON.stringify(cut),
+  );
+  const most = (of: (k: AttentionKernel) => number) => Math.max(...sharing.map(of));
+  const tokens: Dim = spec.q.rows;
+  const lone = Math.min(maxOf(tokens), cut.splitBelow);
+  const buffer = (name: string, dtype: "i32" | "f32", rows: number, cols: number): BufferValue => ({
+    kind: "buffer",
+    name: `attention${index}_${name}`,
+    dtype,
+    rows,
+    cols,
+    node: spec.q.node,
+  });
+  return {
+    cut,
+    plan: buffer("plan", "i32", 1, planNumbers(tokens, cut)),
+    counters: buffer("counters", "i32", 1, lone * most((k) => k.kv.numKvHeads)),
+    partials: buffer("partials", "f32", lone * mostChunks(cut) * most((k) => k.numHeads), most((k) => k.headDim) + 2),
+  };
+}

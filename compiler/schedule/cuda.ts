@@ -1,0 +1,207 @@
+/**
+ * Schedules for NVIDIA GPUs: which skeleton computes a spec, in what tiles, by how many blocks of how many threads.
+ */
+import type { Rpn } from "../../runtime/manifest.ts";
+import { CUDA_KV_BLOCK_SIZE, type CudaDialect } from "../codegen/cuda/dialect.ts";
+import { InternalError, UnsupportedError } from "../errors.ts";
+import { type Dim, type DType, dtypeBytes } from "../ir/tensor-type.ts";
+import { MOST_GROUPED_HEADS, tileRows } from "../kernels/for-blocks.ts";
+import type { AttentionKernel, GroupedLinearKernel, KernelKind, KernelOf, KernelSpec, LinearKernel } from "../kernels/spec.ts";
+
+/** How one spec is computed. */
+export interface CudaSchedule {
+  /** File stem of the skeleton: `templates/<skeleton>.cuda.njk`. */
+  readonly skeleton: string;
+  /** Blocks of a launch. */
+  readonly grid: Rpn;
+  readonly threads: number;
+  /** Blocks that a multiprocessor is to hold at once: bounds the registers of a thread. */
+  readonly blocks: number;
+  /** Shared memory beside what the kernel declares. */
+  readonly sharedBytes: number;
+  /** Constants of the skeleton. */
+  readonly blocking: Readonly<Record<string, number>>;
+}
+
+type Choice = Partial<CudaSchedule> & Pick<CudaSchedule, "grid">;
+
+/** Schedules one spec for steps of up to `maxTokens`. Throws `UnsupportedError` for what no skeleton computes. */
+export function scheduleCudaKernel(spec: KernelSpec, dialect: CudaDialect, maxTokens: number): CudaSchedule {
+  const choose = schedules[spec.kind] as (s: KernelSpec, maxTokens: number, dialect: CudaDialect) => Choice;
+  const schedule = {
+    skeleton: spec.kind,
+    threads: 256,
+    blocks: 1,
+    sharedBytes: 0,
+    blocking: {},
+    ...choose(spec, maxTokens, dialect),
+  };
+  if (schedule.sharedBytes > dialect.sharedBytes) {
+    throw new UnsupportedError(
+      `${spec.name} needs ${schedule.sharedBytes} bytes of shared memory a block; cuda:${dialect.arch} has ${dialect.sharedBytes}`,
+    );
+  }
+  return schedule;
+}
+
+/** Whether tensor cores multiply elements of `dtype`. */
+export const multipliesTiles = (dtype: DType): boolean => dtype === "bf16" || dtype === "f16";
+
+const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: number, dialect: CudaDialect) => Choice } = {
+  embedding: (s) => rowByRow(s.out.rows, s.out.cols),
+  rms_norm: (s) => rowInRegisters(s.out.rows, s.out.cols),
+  layer_norm: (s) => rowInRegisters(s.out.rows, s.out.cols),
+  gather: (s) => rowByRow(s.out.rows, s.out.cols),
+  elementwise: (s) => rowByRow(s.out.rows, s.out.cols),
+  slot_sum: (s) => rowByRow(s.out.rows, s.out.cols),
+  rope_angles: (s) => rowByRow(s.out.rows, s.invFreq.length),
+  store_kv: (s) => {
+    if (s.v.norm || s.v.rope)
+      throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
+    return { grid: extent(s.out.rows), threads: 128 };
+  },
+  linear: (s, maxTokens) => {
+    requireVectors(s);
+    const rows = extent(s.out.rows);
+    if (!multipliesTiles(s.w.dtype) || maxTokens <= MOST_VECTOR_TOKENS) {
+      const { blocking, columns } = vectorProduct(s, maxTokens);
+      return {
+        skeleton: "linear_gemv",
+        grid: [...rows, blocking.tokens, "ceildiv", Math.ceil(s.n / columns), "mul"],
+        blocking,
+      };
+    }
+    const { blocking, threads, sharedBytes } = tileProduct(s, tilesFor(maxTokens));
+    const tiles = Math.ceil((s.n * s.ways) / blocking.tileN);
+    return { skeleton: "linear_mma", grid: [...rows, blocking.tileT, "ceildiv", tiles, "mul"], threads, sharedBytes, blocking };
+  },
+  grouped_linear: (s, maxTokens) => {
+    requireVectors(s);
+    // Active experts come first in the plan, of which there are no more than slots.
+    const active: Rpn = [...extent(s.tokens), s.perToken, "mul", s.numExperts, "min"];
+    if (!multipliesTiles(s.w.dtype) || maxTokens * s.perToken <= s.numExperts) {
+      const { blocking, columns } = vectorProduct(s, maxTokens);
+      return { skeleton: "grouped_linear_gemv", grid: [...active, Math.ceil(s.n / columns), "mul"], blocking };
+    }
+    const { blocking, threads, sharedBytes } = tileProduct(s, maxTokens <= 64 ? FEW_ROWS : SOME_ROWS);
+    return {
+      skeleton: "grouped_linear_mma",
+      grid: [...active, Math.ceil((s.n * s.ways) / blocking.tileN), "mul"],
+      threads,
+      sharedBytes,
+      blocking,
+    };
+  },
+  route: (s) => ({ grid: [...extent(s.outs[0]!.value.rows), ROUTE_WARPS, "ceildiv"], threads: 32 * ROUTE_WARPS }),
+  sort_slots: () => ({ grid: [1], threads: 1024 }),
+  expert_sum: (s) => {
+    throw new InternalError(`${s.name} was not cut into kernels of blocks`);
+  },
+  attention_units: () => ({ grid: [1], threads: 256 }),
+  paged_attention: (s, _, dialect) => attention(s, dialect.sharedBytes),
+  sample: (s) => ({ grid: extent(s.logits.rows), threads: 1024 }),
+};
+
+/** Tokens of a block that chooses experts, a warp each. */
+const ROUTE_WARPS = 4;
+
+/** A block a row, of as many threads as it has columns, up to 256. */
+const rowByRow = (rows: Dim, cols: number): Choice => ({
+  grid: extent(rows),
+  threads: Math.min(256, roundUp(cols, 32)),
+});
+
+/** A block a row, whose threads hold four elements each, or more of rows of more than 4,096. */
+function rowInRegisters(rows: Dim, cols: number): Choice {
+  const threads = Math.min(1024, roundUp(Math.ceil(cols / 4), 32));
+  return { grid: extent(rows), threads, blocking: { perThread: Math.ceil(cols / threads) } };
+}
+
+/** Rows of a product beyond which tensor cores multiply them. */
+const MOST_VECTOR_TOKENS = 4;
+
+/** Columns that a warp computes, and rows at a time. */
+function vectorProduct({ n, ways }: LinearKernel | GroupedLinearKernel, maxTokens: number) {
+  const tokens = Math.min(maxTokens, MOST_VECTOR_TOKENS);
+  // Two rows of weights in flight for each warp: a gate and its up, or two columns where there are warps enough.
+  const perWarp = ways === 1 && n >= 4096 && tokens === 1 ? 2 : 1;
+  return { blocking: { tokens, columns: perWarp }, columns: 8 * perWarp };
+}
+
+/** A tile of weights and rows, and how warps share it. */
+interface Tiles {
+  readonly tileN: number;
+  readonly tileT: number;
+  readonly tileK: number;
+  readonly stages: number;
+  readonly warpsN: number;
+  readonly warpsT: number;
+  readonly warpsK: number;
+}
+
+/** Bound by how fast weights are read: many small tiles of them. */
+const FEW_ROWS: Tiles = { tileN: 32, tileT: 16, tileK: 128, stages: 3, warpsN: 1, warpsT: 1, warpsK: 4 };
+const SOME_ROWS: Tiles = { tileN: 64, tileT: 64, tileK: 64, stages: 4, warpsN: 2, warpsT: 1, warpsK: 2 };
+/** Bound by how fast tensor cores multiply: warps of 64 × 64. */
+const MANY_ROWS: Tiles = { tileN: 128, tileT: 128, tileK: 32, stages: 4, warpsN: 2, warpsT: 2, warpsK: 1 };
+
+const tilesFor = (maxTokens: number): Tiles => (maxTokens <= 16 ? FEW_ROWS : maxTokens <= 64 ? SOME_ROWS : MANY_ROWS);
+
+function tileProduct({ w }: LinearKernel | GroupedLinearKernel, tiles: Tiles) {
+  const { tileN, tileT, tileK, stages, warpsN, warpsT, warpsK } = tiles;
+  const stage = (tileN + tileT) * (tileK + 8) * dtypeBytes[w.dtype];
+  const sums = warpsK * tileT * (tileN + 1) * 4;
+  return {
+    blocking: { ...tiles },
+    threads: 32 * warpsN * warpsT * warpsK,
+    sharedBytes: Math.max(stages * stage, sums),
+  };
+}
+
+/** Throws `UnsupportedError` where rows of weights or of inputs do not begin at sixteen bytes, or are of different dtypes. */
+function requireVectors({ name, k, x, w }: LinearKernel | GroupedLinearKernel): void {
+  const vector = 16 / dtypeBytes[w.dtype];
+  if (x.dtype !== w.dtype)
+    throw new UnsupportedError(
+      `${name}: a linear of ${x.dtype} rows with ${w.dtype} weights has no kernel on CUDA; cast its input`,
+    );
+  if (k % vector !== 0)
+    throw new UnsupportedError(
+      `${name}: rows of ${k} ${w.dtype} are not whole vectors of sixteen bytes; expected a multiple of ${vector}`,
+    );
+}
+
+/** Blocks that take units of attention in turns. */
+const MOST_ATTENTION_BLOCKS = 1056;
+
+function attention(s: AttentionKernel, sharedBytes: number): Choice {
+  const { headDim, kv, numHeads, units } = s;
+  const group = numHeads / kv.numKvHeads;
+  if (headDim % 16 !== 0 || headDim > 256)
+    throw new UnsupportedError(
+      `${s.name}: head sizes are multiples of 16 up to 256 here; found ${headDim} (config.json: head_dim, or hidden_size / num_attention_heads)`,
+    );
+  if (group > MOST_GROUPED_HEADS)
+    throw new UnsupportedError(
+      `${s.name}: ${group} query heads share a key and value head; at most ${MOST_GROUPED_HEADS} are supported`,
+    );
+  if (!units) {
+    if (kv.dtype !== "f32") throw new UnsupportedError(`${s.name}: a cache of ${kv.dtype} has no kernel on CUDA`);
+    return { skeleton: "paged_attention_simt", grid: [...extent(s.q.rows), kv.numKvHeads, "mul"], threads: 128 };
+  }
+  const rows = tileRows(headDim);
+  const pitch = (headDim + 8) * dtypeBytes[kv.dtype];
+  const bytes = (stages: number) => (rows + stages * 2 * CUDA_KV_BLOCK_SIZE) * pitch;
+  const stages = bytes(2) <= sharedBytes ? 2 : 1; // the next keys and values arrive meanwhile, where there is room
+  return {
+    skeleton: "paged_attention_mma",
+    grid: [...extent(s.q.rows), kv.numKvHeads * (units.cut.maxChunks + 1), "mul", MOST_ATTENTION_BLOCKS, "min"],
+    threads: 2 * rows,
+    sharedBytes: bytes(stages),
+    blocking: { stages },
+  };
+}
+
+const extent = (dim: Dim): Rpn => (typeof dim === "number" ? [dim] : dim.times === 1 ? [dim.sym] : [dim.sym, dim.times, "mul"]);
+
+const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;

@@ -1,0 +1,135 @@
+/** Cache writes, units and attention as CUDA text on the emulator, under its checker, against their specs' meaning. */
+import { describe, expect, it } from "vitest";
+import type { KernelEnvironment } from "../../../compiler/kernels/environment.ts";
+import { forBlocks } from "../../../compiler/kernels/for-blocks.ts";
+import { interpretKernel } from "../../../compiler/kernels/interpret.ts";
+import type { AttentionKernel, KernelSpec } from "../../../compiler/kernels/spec.ts";
+import { multipliesTiles } from "../../../compiler/schedule/cuda.ts";
+import { relativeError } from "../../support/closeness.ts";
+import { type CudaKernelResult, type CudaRunOptions, runCudaKernel } from "../../support/cuda-kernel.ts";
+import {
+  attentionSpec,
+  copyEnvironment,
+  randomEnvironment,
+  randomSource,
+  storeKvSpec,
+  type TestSequence,
+} from "../../support/kernel-specs.ts";
+
+const seed = Math.floor(Math.random() * 2 ** 31);
+console.log(`seed ${seed}`);
+
+/** Prefill from nothing, prefill after a prefix, decode at several lengths, in one batch. */
+const mixed: readonly TestSequence[] = [
+  { length: 5, tokens: 5 },
+  { length: 1, tokens: 1 },
+  { length: 130, tokens: 1 },
+  { length: 150, tokens: 37 },
+  { length: 64, tokens: 1 },
+  { length: 65, tokens: 2 },
+  { length: 33, tokens: 1 },
+];
+/** Few tokens, whose chunks are units of their own. */
+const lone: readonly TestSequence[] = [
+  { length: 700, tokens: 1 },
+  { length: 20, tokens: 1 },
+  { length: 513, tokens: 1 },
+  { length: 90, tokens: 3 },
+];
+
+function compare(spec: KernelSpec, env: KernelEnvironment, options: CudaRunOptions = {}) {
+  const reference = copyEnvironment(env);
+  interpretKernel(spec, reference);
+  const { results } = runCudaKernel(spec, [env], { checked: true, ...options });
+  return { result: results[0] as CudaKernelResult, reference };
+}
+
+/** The kernels of an attention: its units first, where it has any. */
+function attend(spec: AttentionKernel, sequences: readonly TestSequence[], options: CudaRunOptions = {}): number {
+  const kernels = forBlocks([spec], (s) => multipliesTiles(s.kv.dtype));
+  const attention = kernels.at(-1) as AttentionKernel;
+  const env = randomEnvironment(spec, randomSource(seed), { sequences, blockSize: 64 });
+  for (const units of kernels.slice(0, -1)) interpretKernel(units, env);
+  const { result, reference } = compare(attention, env, options);
+  return relativeError(result.out, reference.buffers.get("out")!);
+}
+
+describe("store_kv", () => {
+  it.each([
+    { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
+    { heads: 3, kvHeads: 1, headDim: 48, norm: false, half: 8, style: "interleaved", dtype: "f16" },
+    { heads: 2, kvHeads: 2, headDim: 80, norm: false, half: 0, style: "half", dtype: "f32" },
+    { heads: 2, kvHeads: 1, headDim: 16, norm: true, half: 5, style: "half", dtype: "f32" },
+    { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 20, style: "interleaved", dtype: "bf16", apart: true },
+  ] as const)("stores $headDim-wide heads as $dtype, rotated by $half pairs ($style)", (shape) => {
+    const spec = storeKvSpec(shape);
+    const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed, blockSize: 64 });
+    const { result, reference } = compare(spec, env, { padding: 2 });
+    expect(relativeError(result.out, reference.buffers.get("out")!)).toBeLessThan(2e-6);
+    const limit = { f32: 2e-6, f16: 1e-4, bf16: 4e-4 }[shape.dtype];
+    for (const half of ["k", "v"] as const) {
+      const [got, want] = [result.kv![half], reference.kv(0)[half]];
+      // Slots nobody wrote keep what they held: NaN on both sides.
+      expect(got.map(Number.isNaN as never).join()).toBe(want.map(Number.isNaN as never).join());
+      const own = (x: Float32Array) => x.filter((v) => !Number.isNaN(v));
+      expect(relativeError(own(got), own(want))).toBeLessThan(limit);
+    }
+  });
+});
+
+describe("attention_units", () => {
+  it.each([
+    ["mixed", mixed, null],
+    ["mixed", mixed, 40],
+    ["lone", lone, null],
+    ["lone", lone, 300],
+  ] as const)("cuts a %s batch (%#) as its meaning says", (_, sequences, window) => {
+    const [units] = forBlocks([attentionSpec({ heads: 4, kvHeads: 2, headDim: 64, window })], () => true);
+    const env = randomEnvironment(units as KernelSpec, randomSource(seed), { sequences, blockSize: 64 });
+    const { result, reference } = compare(units as KernelSpec, env);
+    const plan = [...reference.buffers.keys()].find((name) => name.endsWith("_plan"))!;
+    const want = reference.buffers.get(plan)!;
+    const own = 1 + 6 * want[0]!;
+    expect([...result.outs.get(plan)!.subarray(0, own)]).toEqual([...want.subarray(0, own)]);
+    expect([...result.outs.get(plan.replace("_plan", "_counters"))!].every((c) => c === 0)).toBe(true);
+  });
+});
+
+describe("attention", () => {
+  it.each([16, 80, 128, 256])("attends with heads of %i over mixed and lone batches", (headDim) => {
+    const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim });
+    expect(attend(spec, mixed)).toBeLessThan(6e-3);
+    expect(attend(spec, lone)).toBeLessThan(6e-3);
+  });
+
+  it.each(["reverse", "random", "greedy"] as const)("splits a lone token's chunks, threads in %s order", (order) => {
+    expect(attend(attentionSpec({ heads: 6, kvHeads: 2, headDim: 32 }), lone, { order, checked: false })).toBeLessThan(6e-3);
+  });
+
+  it.each([
+    [3, 3, "f16"],
+    [16, 1, "bf16"],
+    [12, 1, "bf16"],
+    [14, 2, "f32"],
+    [3, 3, "f32"],
+  ] as const)("%i query heads over %i of %s, rounded", (heads, kvHeads, dtype) => {
+    const spec = attentionSpec({ heads, kvHeads, headDim: 32, dtype, out: "bf16" });
+    const limit = { f32: 2e-3, f16: 3e-3, bf16: 6e-3 }[dtype];
+    expect(attend(spec, mixed, { padding: 1 })).toBeLessThan(limit);
+    expect(attend(spec, lone)).toBeLessThan(limit);
+  });
+
+  it.each([
+    [1, null],
+    [100, null],
+    [300, "f32"],
+    [null, "bf16"],
+  ] as const)("sees the last %s positions through a window, with sinks of %s", (window, sinks) => {
+    for (const dtype of ["bf16", "f32"] as const) {
+      const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim: 32, window, ...(sinks ? { sinks } : {}), dtype });
+      const limit = dtype === "f32" ? 5e-6 : 6e-3;
+      expect(attend(spec, mixed), dtype).toBeLessThan(limit);
+      expect(attend(spec, lone), dtype).toBeLessThan(limit);
+    }
+  });
+});
