@@ -31,6 +31,9 @@ const full = process.argv.includes("--full");
 const tests = [
   "test/native/executor.test.ts",
   "test/native/sample.test.ts",
+  "test/native/cuda-executor.test.ts",
+  "test/native/cuda-errors.test.ts",
+  "test/native/cuda-failures.test.ts",
   "test/runtime/engine",
   ...(full ? ["test/templates"] : []),
 ];

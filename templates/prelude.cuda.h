@@ -27,6 +27,18 @@ INGOT_DEVICE float widen(float x) { return x; }
 
 INGOT_DEVICE float narrow(float x, Type<float>) { return x; }
 
+// The nearest e4m3, of two the even one; what is too large becomes the largest, 448.
+INGOT_DEVICE fp8 narrow(float x, Type<fp8>) {
+  const float size = absolute(x);
+  const uint32_t sign = bits_of(x) >> 24 & 0x80u;
+  if (x != x) return fp8{0x7f};
+  if (size >= 448.0f) return fp8{uint8_t(sign | 0x7eu)};
+  if (size < 0.015625f) return fp8{uint8_t(sign | uint32_t(round_to_integer(size * 512.0f)))};  // subnormal: multiples of 2⁻⁹
+  const uint32_t bits = bits_of(size);
+  const uint32_t rounded = bits + 0x7ffffu + (bits >> 20 & 1u);
+  return fp8{uint8_t(sign | ((rounded >> 20) - (120u << 3)))};
+}
+
 // Scalar functions of slots, in f32.
 INGOT_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 INGOT_DEVICE float silu(float x) { return x / (1.0f + exp(-x)); }

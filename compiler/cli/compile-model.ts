@@ -60,7 +60,9 @@ export async function compileModel(
     kvCacheDtype:
       flags.kvCacheDtype === "auto"
         ? computeDType(config.dtype)
-        : computeDType(dtypeFlag("--kv-cache-dtype", flags.kvCacheDtype)),
+        : flags.kvCacheDtype === "fp8"
+          ? "fp8_e4m3"
+          : computeDType(dtypeFlag("--kv-cache-dtype", flags.kvCacheDtype, ["fp8"])),
   };
   const weights = openWeights(source, architecture, config, flags);
   try {
@@ -158,9 +160,9 @@ function withFlags(config: ModelConfig, source: Exclude<ModelSource, { kind: "en
   return { ...config, dtype, eosTokenIds };
 }
 
-function dtypeFlag(flag: string, text: string): ModelConfig["dtype"] {
+function dtypeFlag(flag: string, text: string, others: readonly string[] = []): ModelConfig["dtype"] {
   const dtype = DTYPES.find((d) => d === text);
-  if (!dtype) throw new UsageError(`${flag} is "${text}"; expected auto, ${DTYPES.join(", ")}`);
+  if (!dtype) throw new UsageError(`${flag} is "${text}"; expected auto, ${[...DTYPES, ...others].join(", ")}`);
   return dtype;
 }
 

@@ -49,4 +49,4 @@ function refuseChanges(engine: string, manifest: Manifest, flags: CompileFlags):
   }
 }
 
-const DTYPE_NAMES: Readonly<Record<string, string>> = { f32: "float32", bf16: "bfloat16", f16: "float16" };
+const DTYPE_NAMES: Readonly<Record<string, string>> = { f32: "float32", bf16: "bfloat16", f16: "float16", fp8_e4m3: "fp8" };

@@ -118,7 +118,7 @@ export function addCompileFlags(command: Command): Command {
   const d = defaultCompileFlags();
   const targets = `native, or ${knownTargets.join(" | ")}`;
   flag(command, "--target <target>", targets, undefined, d.target);
-  const kvDtypes = "auto (the weights' dtype), float32, bfloat16 or float16";
+  const kvDtypes = "auto (the weights' dtype), float32, bfloat16, float16, or fp8 on a GPU";
   flag(command, "--kv-cache-dtype <dtype>", kvDtypes, undefined, d.kvCacheDtype);
   flag(command, "--max-model-len <tokens>", "longest context; default: what the model says", integer(1));
   flag(command, "--max-num-seqs <n>", "most sequences in one step", integer(1, MAX_LIMITS.maxNumSeqs), d.maxNumSeqs);

@@ -33,9 +33,24 @@ export function roundF16(x: number): number {
   return Math.sign(x) * (rounded > 65504 ? Number.POSITIVE_INFINITY : rounded);
 }
 
+/**
+ * The f32 value of the e4m3 nearest to x: 4 significant bits, subnormals below 2⁻⁶. What is too large becomes ±448, the largest, as a cache
+ * stores it: e4m3 has no infinity (OCP 8-bit floating point specification, 1.0).
+ */
+export function roundFp8(x: number): number {
+  if (Number.isNaN(x) || x === 0) return x;
+  const size = Math.abs(x);
+  const ulp = 2 ** (Math.max(-6, Math.floor(Math.log2(size))) - 3);
+  const floor = Math.floor(size / ulp);
+  const rest = size / ulp - floor;
+  const rounded = (rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor) * ulp;
+  return Math.sign(x) * Math.min(rounded, 448);
+}
+
 /** `values` as they read back after being stored in `dtype`; f32 passes through as the same array. */
 export function roundTo(dtype: DType, values: Float32Array): Float32Array {
   if (dtype === "bf16") return roundAllBf16(values.slice());
   if (dtype === "f16") return values.map(roundF16);
+  if (dtype === "fp8_e4m3") return values.map(roundFp8);
   return values;
 }

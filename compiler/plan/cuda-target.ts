@@ -7,7 +7,7 @@ import { renderCudaKernel } from "../codegen/cuda/render.ts";
 import { readTemplate } from "../codegen/template.ts";
 import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
 import { forBlocks } from "../kernels/for-blocks.ts";
-import { multipliesTiles, scheduleCudaKernel } from "../schedule/cuda.ts";
+import { plansAttention, scheduleCudaKernel } from "../schedule/cuda.ts";
 import type { KernelTarget } from "./kernel-target.ts";
 
 export function cudaTarget(arch: CudaArch): KernelTarget {
@@ -18,7 +18,7 @@ export function cudaTarget(arch: CudaArch): KernelTarget {
     fewTokens: [1, 4, 16, 64],
     sourceSuffix: ".cu",
     linearInput: (weightDtype) => weightDtype,
-    legalizeKernels: (kernels) => forBlocks(kernels, (spec) => multipliesTiles(spec.kv.dtype)),
+    legalizeKernels: (kernels) => forBlocks(kernels, (spec) => plansAttention(spec.kv.dtype)),
     schedule: (spec, { maxTokens }) => {
       const schedule = scheduleCudaKernel(spec, dialect, maxTokens);
       const { skeleton, grid, threads, sharedBytes, blocking } = schedule;

@@ -52,8 +52,12 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, isa: Isa) => 
   gather: (s) => rowWork(s.out.cols),
   elementwise: (s) => rowWork(s.out.cols),
   rope_angles: () => ({ chunk: 2, serialUnits: 1 }),
-  store_kv: (s) => {
+  store_kv: (s, isa) => {
     requireLanes(s.name, s.headDim);
+    if (s.kv.dtype === "fp8_e4m3")
+      throw new UnsupportedError(
+        `${s.name}: cpu:${isa} keeps no cache of fp8; choose --kv-cache-dtype auto, float32, bfloat16 or float16`,
+      );
     if (s.v.norm || s.v.rope)
       throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
     for (const { norm } of [s.q, s.k]) if (norm) requireF32(s.name, norm.gain);

@@ -45,7 +45,10 @@ export function scheduleCudaKernel(spec: KernelSpec, dialect: CudaDialect, maxTo
 }
 
 /** Whether tensor cores multiply elements of `dtype`. */
-export const multipliesTiles = (dtype: DType): boolean => dtype === "bf16" || dtype === "f16";
+const multipliesTiles = (dtype: DType): boolean => dtype === "bf16" || dtype === "f16";
+
+/** Whether attention over a cache of `dtype` multiplies tiles, fp8 ones widened, and so needs its units planned. */
+export const plansAttention = (dtype: DType): boolean => multipliesTiles(dtype) || dtype === "fp8_e4m3";
 
 const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: number, dialect: CudaDialect) => Choice } = {
   embedding: (s) => rowByRow(s.out.rows, s.out.cols),
@@ -190,8 +193,11 @@ function attention(s: AttentionKernel, sharedBytes: number): Choice {
     return { skeleton: "paged_attention_simt", grid: [...extent(s.q.rows), kv.numKvHeads, "mul"], threads: 128 };
   }
   const rows = tileRows(headDim);
-  const pitch = (headDim + 8) * dtypeBytes[kv.dtype];
-  const bytes = (stages: number) => (rows + stages * 2 * CUDA_KV_BLOCK_SIZE) * pitch;
+  const pitch = (headDim + 8) * 2;
+  // Keys and values of one tile, as they are multiplied, and as they are copied where that is something else.
+  const pair = 2 * CUDA_KV_BLOCK_SIZE;
+  const isNarrow = kv.dtype === "fp8_e4m3";
+  const bytes = (stages: number) => rows * pitch + (isNarrow ? pair * (pitch + stages * headDim) : stages * pair * pitch);
   const stages = bytes(2) <= sharedBytes ? 2 : 1; // the next keys and values arrive meanwhile, where there is room
   return {
     skeleton: "paged_attention_mma",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace ingot::cuda {
 
@@ -53,19 +54,25 @@ bool StepArrays::fits(const Job& job) const {
 }
 
 void StepArrays::grow(const Job& job, const Stream& stream) {
-  const std::vector<Place> old_places = places_;
-  const DeviceMemory old_block = std::move(block_);
+  std::vector<ArraySpec> specs;
   for (size_t i = 0; i < places_.size(); ++i) {
+    size_t capacity = places_[i].capacity;
     // Half as much again, so that an array that grows by a row a step does not come here at each.
-    if (job.arrays[i].bytes > places_[i].capacity) places_[i].capacity = align_up(job.arrays[i].bytes + job.arrays[i].bytes / 2);
+    if (job.arrays[i].bytes > capacity) capacity = align_up(job.arrays[i].bytes + job.arrays[i].bytes / 2);
+    specs.push_back({static_cast<int64_t>(capacity), places_[i].is_output});
   }
-  lay_out();
-  reserve();
+  StepArrays grown(driver_, specs);
+  grown.reserve();
   for (size_t i = 0; i < places_.size(); ++i) {
-    if (!places_[i].is_output || old_places[i].capacity == 0) continue;
-    driver_(driver_.memcpy_dtod, array(i), old_block.get() + old_places[i].offset, old_places[i].capacity, stream.get());
+    if (!places_[i].is_output || places_[i].capacity == 0) continue;
+    driver_(driver_.memcpy_dtod, grown.array(i), array(i), places_[i].capacity, stream.get());
   }
   driver_(driver_.stream_synchronize, stream.get());
+  std::swap(places_, grown.places_);
+  std::swap(outputs_begin_, grown.outputs_begin_);
+  std::swap(bytes_, grown.bytes_);
+  std::swap(block_, grown.block_);
+  std::swap(pinned_, grown.pinned_);
 }
 
 void StepArrays::send(const Job& job, size_t slot, const Stream& stream) {

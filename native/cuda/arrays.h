@@ -30,7 +30,8 @@ class StepArrays {
   DeviceAddress symbol(size_t index) const { return block_.get() + index * sizeof(int32_t); }
 
   bool fits(const Job& job) const;
-  // Makes room for the job's arrays; every address changes, what outputs hold is kept. Nothing may be in flight.
+  // Makes room for the job's arrays; every address changes, what outputs hold is kept. Nothing may be in flight. Where it throws, all is
+  // as before.
   void grow(const Job& job, const Stream& stream);
 
   // Packs symbols and inputs into the slot's block and copies it to the device.

@@ -100,6 +100,7 @@ class Driver {
   void* const library_;
 
  public:
+  // Behind `library_`, in which they are looked up.
   const Entry<unsigned> init{*this, "cuInit"};
   const Entry<int*> driver_get_version{*this, "cuDriverGetVersion"};
   const Entry<Result, const char**> get_error_name{*this, "cuGetErrorName"};

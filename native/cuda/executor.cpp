@@ -141,6 +141,7 @@ bool CudaExecutor::finish_oldest() {
       step_ms_ = programs_->step_ms();
     } catch (const std::exception& error) {
       oldest.error = error.what();
+      programs_->settle();  // its slot is given away
     }
   }
   const InFlight finished = std::move(oldest);

@@ -78,7 +78,7 @@ ModuleHandle Kernels::load(const Context& context, const KernelSpec& spec, const
   std::string message = "kernel " + spec.name + " does not load: " + driver_.words(result);
   if (log[0] != '\0') message += ": " + std::string(log);
   if (!is_wrong_architecture(result)) {
-    fail(message + ": the kernel library is damaged, or made by a CUDA toolkit that is newer than the driver; build it again, or update the driver");
+    fail(message + ": the kernel library is damaged, or made by a toolkit newer than the driver; build it again, or update the driver");
   }
   const std::string architectures = architectures_of(copy.data(), copy.size());
   fail(message + ": it is built for " + (architectures.empty() ? "another architecture" : architectures) + ", this is an " +

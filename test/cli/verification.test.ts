@@ -63,7 +63,7 @@ const ROWS = [
 
 describe("verification against recorded activations", () => {
   it("passes what is equal, rows for prefill, decode, the sampler and the greedy tokens of each prompt", async () => {
-    const result = await verifyGolden(engine(), golden, "float32", "here");
+    const result = await verifyGolden(engine(), golden, { dtype: "float32", cache: "f32", reference: "here" });
     expect(result).toMatchObject({ ok: true, firstFailure: null, reference: "here", dtype: "float32" });
     expect(result.rows.map((r) => `${r.prompt} ${r.what}`)).toEqual(
       prompts.flatMap((_, p) => ROWS.map((what) => `${p} ${what}`)),
@@ -74,9 +74,13 @@ describe("verification against recorded activations", () => {
     const from2: Plant = ({ hidden, logits }) => {
       for (const tensor of [...hidden.slice(2), logits]) tensor[3] = (tensor[3] as number) + 0.1;
     };
-    const prefill = await verifyGolden(engine({ forward: from2, decode: from2 }), golden, "float32", "here");
+    const prefill = await verifyGolden(engine({ forward: from2, decode: from2 }), golden, {
+      dtype: "float32",
+      cache: "f32",
+      reference: "here",
+    });
     expect(prefill).toMatchObject({ ok: false, firstFailure: { prompt: 0, what: "hidden.2", allowed: GOLDEN_F32_TOLERANCE } });
-    const decode = await verifyGolden(engine({ decode: from2 }), golden, "float32", "here");
+    const decode = await verifyGolden(engine({ decode: from2 }), golden, { dtype: "float32", cache: "f32", reference: "here" });
     expect(decode).toMatchObject({
       ok: false,
       firstFailure: { prompt: 0, what: "decode.hidden.2", allowed: GOLDEN_F32_TOLERANCE },
@@ -87,13 +91,17 @@ describe("verification against recorded activations", () => {
     const wrongLater: Plant = ({ logits }, ids) => {
       if (ids.length > 1) logits.reverse();
     };
-    const result = await verifyGolden(engine({ forward: wrongLater }), golden, "float32", "here");
+    const result = await verifyGolden(engine({ forward: wrongLater }), golden, {
+      dtype: "float32",
+      cache: "f32",
+      reference: "here",
+    });
     expect(result.firstFailure).toMatchObject({ prompt: 1, what: "logits" });
   });
 
   it("says what stands where the first failure is, and which half of the work is right", async () => {
     const place = async (plants: Parameters<typeof engine>[0]) =>
-      whereToLook(await verifyGolden(engine(plants), golden, "float32", "here"));
+      whereToLook(await verifyGolden(engine(plants), golden, { dtype: "float32", cache: "f32", reference: "here" }));
     const zero =
       (l: number, from = 1): Plant =>
       ({ hidden }, ids) =>
@@ -116,7 +124,11 @@ describe("verification against recorded activations", () => {
 
   it("names tokens that differ only where nothing else does", async () => {
     const plants = { forward: (({ hidden }) => void hidden[2]?.fill(0)) as Plant, greedy: () => [1, 3, 0] };
-    const result = await verifyGolden(engine(plants), { ...golden, prompts: golden.prompts.slice(1) }, "float32", "here");
+    const result = await verifyGolden(
+      engine(plants),
+      { ...golden, prompts: golden.prompts.slice(1) },
+      { dtype: "float32", cache: "f32", reference: "here" },
+    );
     expect(result.rows.filter((r) => !r.ok).map((r) => r.what)).toEqual(["hidden.2", "sampler", "greedy"]);
     expect(result.firstFailure).toMatchObject({ what: "hidden.2" });
   });
@@ -128,7 +140,7 @@ describe("verification against recorded activations", () => {
       (o) => Object.assign(o, { logits: o.logits.subarray(1) }),
     ];
     const first = async (plant: Parameters<typeof engine>[0]) =>
-      (await verifyGolden(engine(plant), golden, "float32", "x")).firstFailure?.what;
+      (await verifyGolden(engine(plant), golden, { dtype: "float32", cache: "f32", reference: "x" })).firstFailure?.what;
     const whats = ["hidden.1", `hidden.${LAYERS}`, "logits"];
     expect(await Promise.all(plants.map((forward) => first({ forward })))).toEqual(whats);
     expect(await Promise.all(plants.map((decode) => first({ decode })))).toEqual(whats.map((what) => `decode.${what}`));
@@ -136,11 +148,32 @@ describe("verification against recorded activations", () => {
 
   it("counts tokens that are not the argmax of the engine's own logits, in every dtype, also when too few came", async () => {
     for (const dtype of ["float32", "bfloat16", "float16"] as const) {
-      const off = await verifyGolden(engine({ greedy: () => [1, 3, 0] }), golden, dtype, "here");
+      const off = await verifyGolden(engine({ greedy: () => [1, 3, 0] }), golden, { dtype, cache: "f32", reference: "here" });
       expect(off.firstFailure).toMatchObject({ prompt: 0, what: "sampler", error: 1, allowed: 0 });
-      const few = await verifyGolden(engine({ greedy: () => [1] }), golden, dtype, "here");
+      const few = await verifyGolden(engine({ greedy: () => [1] }), golden, { dtype, cache: "f32", reference: "here" });
       expect(few.firstFailure).toMatchObject({ prompt: 0, what: "sampler", error: 2 });
     }
+  });
+
+  it("takes a token whose logit is as near to the largest as logits may be off", async () => {
+    // Two tokens of a large row, of which the second is 1 % of its root mean square below the first.
+    const pair = (gap: number) => (_: number, i: number) => [1, 1 - gap][i % VOCAB] ?? -1;
+    const close =
+      (gap: number): Plant =>
+      (o) =>
+        Object.assign(o, { logits: o.logits.map(pair(gap)) });
+    const sampler = async (gap: number) => {
+      const plant = close(gap);
+      const near = {
+        ...golden,
+        prompts: prompts.map((p) => ({ ...p, logits: p.logits.map(pair(0)) })),
+      };
+      const against = { dtype: "bfloat16", cache: "f32", reference: "here" } as const;
+      const { rows } = await verifyGolden(engine({ forward: plant, decode: plant, greedy: () => [1, 1, 1] }), near, against);
+      return rows.find((r) => r.what === "sampler");
+    };
+    expect(await sampler(0.01)).toMatchObject({ error: 0, ok: true });
+    expect(await sampler(0.2)).toMatchObject({ error: 3, ok: false });
   });
 
   it("takes the first of equal logits for the argmax", async () => {
@@ -148,7 +181,11 @@ describe("verification against recorded activations", () => {
     const equal = { ...golden, prompts: prompts.map((p) => ({ ...p, logits: p.logits.map(() => 1) })) };
     const sampler = async (id: number) =>
       (
-        await verifyGolden(engine({ forward: flat, decode: flat, greedy: () => [id, id, id] }), equal, "bfloat16", "here")
+        await verifyGolden(engine({ forward: flat, decode: flat, greedy: () => [id, id, id] }), equal, {
+          dtype: "bfloat16",
+          cache: "f32",
+          reference: "here",
+        })
       ).rows.find((r) => r.what === "sampler");
     expect(await sampler(0)).toMatchObject({ error: 0, ok: true });
     expect(await sampler(1)).toMatchObject({ error: 3, ok: false });
@@ -156,16 +193,16 @@ describe("verification against recorded activations", () => {
 
   it("counts tokens that are not the recorded ones in f32 only", async () => {
     const other = { ...golden, prompts: prompts.map((p) => ({ ...p, greedy: [1, 2, 1] })) };
-    const result = await verifyGolden(engine(), other, "float32", "here");
+    const result = await verifyGolden(engine(), other, { dtype: "float32", cache: "f32", reference: "here" });
     expect(result.firstFailure).toMatchObject({ prompt: 0, what: "greedy", error: 1, allowed: 0 });
-    const narrow = await verifyGolden(engine(), other, "bfloat16", "here");
+    const narrow = await verifyGolden(engine(), other, { dtype: "bfloat16", cache: "f32", reference: "here" });
     expect(narrow.ok).toBe(true);
     expect(narrow.rows.map((r) => r.what)).not.toContain("greedy");
   });
 
   it("generates no more than the context holds", async () => {
     const sampled = async (maxTokens: number) =>
-      (await verifyGolden(engine({ maxTokens }), golden, "float32", "here")).rows
+      (await verifyGolden(engine({ maxTokens }), golden, { dtype: "float32", cache: "f32", reference: "here" })).rows
         .filter((r) => r.what === "sampler")
         .map((r) => r.tokens);
     expect(await sampled(6)).toEqual([1, 5]);
@@ -175,7 +212,11 @@ describe("verification against recorded activations", () => {
   it("allows a narrower dtype twice the reference's own error", async () => {
     const shifted = (by: number) => {
       const plant: Plant = (o) => Object.assign(o, { logits: o.logits.map((x) => x * (1 + by)) });
-      return verifyGolden(engine({ forward: plant, decode: plant }), golden, "bfloat16", "here");
+      return verifyGolden(engine({ forward: plant, decode: plant }), golden, {
+        dtype: "bfloat16",
+        cache: "f32",
+        reference: "here",
+      });
     };
     expect((await shifted(0.019)).ok).toBe(true);
     expect((await shifted(0.021)).firstFailure).toMatchObject({ what: "logits" });
@@ -183,7 +224,9 @@ describe("verification against recorded activations", () => {
 
   it("says how many of the tokens are compared, from none to all", async () => {
     const seen: [number, number][] = [];
-    await verifyGolden(engine(), golden, "float32", "here", (done, total) => seen.push([done, total]));
+    await verifyGolden(engine(), golden, { dtype: "float32", cache: "f32", reference: "here" }, (done, total) =>
+      seen.push([done, total]),
+    );
     expect(seen).toEqual([
       [0, 6],
       [1, 6],

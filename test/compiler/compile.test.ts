@@ -202,15 +202,15 @@ describe("the dumps of a compile", () => {
       009 linear_bf16_48x80__add(v43, model.layers.0.mlp.down_proj.weight, v33) -> v46 f32(T, 48) = (v33 + acc0)"
     `);
     expect(dumps.get("07-schedule")!.split("\n").slice(2, 6).join("\n")).toMatchInlineSnapshot(`
-      "002 rms_norm_f32_48: rms_norm grid=[T] chunk=16 serial≤85
-      003 linear_bf16_128x48__bias: linear grid=[8] chunk=4 serial≤0 streams=4 rowBlock=2 accumulators=2 rowsPerPass=96 blockK=512 prefetchBytes=2048
-      004 rope_store_kv_bf16_4x2x16: store_kv grid=[T] chunk=2 serial≤1
-      005 paged_attention_bf16_4x2x16: paged_attention grid=[T 16 ceildiv 2 mul] chunk=1 serial≤0 tileTokens=16 chunk=64 rowBlock=2 accumulators=2"
+      "002 rms_norm_f32_48: rms_norm grid=[T] chunk=16 serialUnits=85
+      003 linear_bf16_128x48__bias: linear grid=[8] chunk=4 serialUnits=0 streams=4 rowBlock=2 accumulators=2 rowsPerPass=96 blockK=512 prefetchBytes=2048
+      004 rope_store_kv_bf16_4x2x16: store_kv grid=[T] chunk=2 serialUnits=1
+      005 paged_attention_bf16_4x2x16: paged_attention grid=[T 16 ceildiv 2 mul] chunk=64 serialUnits=0 tileTokens=16 rowBlock=2 accumulators=2"
     `);
     expect(dumps.get("08-plan-memory")).toMatch(/^arena 20480 bytes\n( {2}v\d+ f32\([TS], \d+\) at \d+, \d+ bytes\n)+$/);
     const steps = dumps.get("09-emit")!.split("\n");
     expect(steps.filter((l) => !/^ {2}(00[0367]|0(0[89]|1|2))/.test(l)).join("\n")).toMatchInlineSnapshot(`
-      "program step, up to 16 tokens, 17 kernels
+      "program step_16, up to 16 tokens, 17 kernels
         001 embedding_bf16_48 (token_ids, model.embed_tokens.weight, v4@12288)
         002 rms_norm_f32_48 (v4@12288, model.layers.0.input_layernorm.weight, v6@8192)
         004 rope_store_kv_bf16_4x2x16 (v16@0, v2@16384, v2@16384, kv.0, positions, seq_ids, block_tables, v21@8192)

@@ -71,7 +71,11 @@ async function verify(model: string, family: string, target: string, dtype: stri
   await compileForTest(model, engine, { target, dtype, maxNumSeqs: 64, maxNumBatchedTokens: 256 });
   const loaded = await loadForVerification(engine, { threads: 2, memoryUtilization: 0.5, enablePrefixCaching: true });
   try {
-    return await verifyGolden(loaded.engine, readGolden(goldenFolder(family)), loaded.manifest.model.dtype, family);
+    return await verifyGolden(loaded.engine, readGolden(goldenFolder(family)), {
+      dtype: loaded.manifest.model.dtype,
+      cache: loaded.manifest.kvCache.dtype,
+      reference: family,
+    });
   } finally {
     await loaded.close();
   }

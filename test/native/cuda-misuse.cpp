@@ -24,7 +24,8 @@ void expect_refusal(const char* what, Body&& body) {
   std::printf("%s: %s\n", what, said.c_str());
 }
 
-void launch(const Driver& cuda, FunctionHandle function, unsigned threads, unsigned shared_bytes, DeviceAddress* argument, const Stream& stream) {
+void launch(const Driver& cuda, FunctionHandle function, unsigned threads, unsigned shared_bytes, DeviceAddress* argument,
+            const Stream& stream) {
   void* params[] = {argument};
   const LaunchConfig config{{1, 1, 1}, {threads, 1, 1}, shared_bytes, stream.get(), nullptr, 0};
   cuda(cuda.launch_kernel, &config, function, params, nullptr);
@@ -119,7 +120,9 @@ int main(int, char** argv) {
   });
   expect_refusal("2,048 threads", [&] { launch(cuda, count_up, 2048, 0, &address, stream); });
   expect_refusal("64 KB of shared memory unasked", [&] { launch(cuda, count_up, 32, 64 << 10, &address, stream); });
-  expect_refusal("1 MB of shared memory", [&] { cuda(cuda.func_set_attribute, count_up, static_cast<int>(kMaxDynamicSharedSizeBytes), 1 << 20); });
+  expect_refusal("1 MB of shared memory", [&] {
+    cuda(cuda.func_set_attribute, count_up, static_cast<int>(kMaxDynamicSharedSizeBytes), 1 << 20);
+  });
   expect_refusal("an attribute nobody knows", [&] {
     void* params[] = {&address};
     LaunchAttribute attribute{};

@@ -32,6 +32,8 @@ export interface FakeDevice {
   readonly driver?: number;
   readonly devices?: number;
   readonly log?: string;
+  /** "cuMemAlloc_v2 2": the second call of it fails; "* 2": of any function that gives nothing back. */
+  readonly fail?: string;
   readonly order?: "forward" | "reverse" | "random" | "greedy";
   readonly seed?: number;
 }
@@ -42,6 +44,7 @@ const VARIABLES = {
   driver: "INGOT_FAKE_CUDA_DRIVER",
   devices: "INGOT_FAKE_CUDA_DEVICES",
   log: "INGOT_FAKE_CUDA_LOG",
+  fail: "INGOT_FAKE_CUDA_FAIL",
   order: "INGOT_SIMT_ORDER",
   seed: "INGOT_SIMT_SEED",
 } as const;

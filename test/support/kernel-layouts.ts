@@ -1,6 +1,7 @@
 /**
  * Packs f32 arrays into the memory layouts kernels read, and back: written from the layouts' description, apart from the packer.
  */
+import { roundFp8 } from "../../compiler/ir/rounding.ts";
 import { type DType, dtypeBytes } from "../../compiler/ir/tensor-type.ts";
 
 /** Bits of one number in a storage dtype, round to nearest even. */
@@ -25,11 +26,20 @@ export function toBits(dtype: DType, x: number): number {
     const rounded = rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? floor + 1 : floor;
     return sign | (rounded + (exponent + 14) * 1024);
   }
+  if (dtype === "fp8_e4m3") return fp8Codes.findIndex((code) => Object.is(code, roundFp8(x)));
   throw new Error(`no storage of ${dtype} here`);
 }
 
+/** The number of each e4m3 code: sign, four bits of exponent, three of fraction; NaN where all but the sign are ones. */
+const fp8Codes = Array.from({ length: 256 }, (_, code) => {
+  const [sign, exponent, fraction] = [code & 128 ? -1 : 1, (code >> 3) & 15, code & 7];
+  if ((code & 127) === 127) return Number.NaN;
+  return sign * (exponent === 0 ? fraction * 2 ** -9 : (8 + fraction) * 2 ** (exponent - 10));
+});
+
 /** The number whose storage bits are given. */
 export function fromBits(dtype: DType, bits: number): number {
+  if (dtype === "fp8_e4m3") return fp8Codes[bits] as number;
   if (dtype === "i32") return bits | 0;
   if (dtype === "f16") {
     const [sign, exponent, mantissa] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
@@ -77,12 +87,15 @@ export function packElements(
   fill = 0,
 ): Uint8Array {
   const bytes = new Uint8Array(elements * dtypeBytes[dtype]);
-  const words = dtypeBytes[dtype] === 4 ? new Uint32Array(bytes.buffer) : new Uint16Array(bytes.buffer);
+  const words = wordsOf(dtype, bytes);
   words.fill(fill);
   for (let row = 0; row < rows; row++)
     for (let col = 0; col < cols; col++) words[place(row, col)] = toBits(dtype, data[row * cols + col]!);
   return bytes;
 }
+
+const wordsOf = (dtype: DType, { buffer }: Uint8Array): Uint8Array | Uint16Array | Uint32Array =>
+  dtypeBytes[dtype] === 4 ? new Uint32Array(buffer) : dtypeBytes[dtype] === 2 ? new Uint16Array(buffer) : new Uint8Array(buffer);
 
 /** The numbers of a packed region. */
 export function unpackElements(
@@ -92,7 +105,7 @@ export function unpackElements(
   place: Place,
 ): Float32Array {
   const aligned = new Uint8Array(bytes);
-  const words = dtypeBytes[dtype] === 4 ? new Uint32Array(aligned.buffer) : new Uint16Array(aligned.buffer);
+  const words = wordsOf(dtype, aligned);
   const data = new Float32Array(rows * cols);
   for (let row = 0; row < rows; row++)
     for (let col = 0; col < cols; col++) data[row * cols + col] = fromBits(dtype, words[place(row, col)]!);

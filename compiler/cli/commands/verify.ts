@@ -49,7 +49,8 @@ async function verify(model: string, flags: Flags): Promise<Verification> {
     if (typeof reference === "string") {
       const recorded = readGolden(reference);
       refuseOther(recorded, manifest, reference);
-      return await withProgress("comparing tokens", (onProgress) => verifyGolden(engine, recorded, dtype, reference, onProgress));
+      const against = { dtype, cache: manifest.kvCache.dtype, reference };
+      return await withProgress("comparing tokens", (onProgress) => verifyGolden(engine, recorded, against, onProgress));
     }
     log("no recorded activations: comparing with the interpreter on random tokens …");
     const longest = Math.max(1, Math.min(flags.tokens, engine.maxTokens - GREEDY_TOKENS));

@@ -159,6 +159,7 @@ const firstVisible = (window: number | null): string => (window === null ? "0" :
 
 function attention(s: AttentionKernel): TemplateContext {
   const { headDim, numHeads, kv, scale, window, sinks, units } = s;
+  const isNarrow = kv.dtype === "fp8_e4m3";
   return {
     headDim,
     numHeads,
@@ -166,6 +167,12 @@ function attention(s: AttentionKernel): TemplateContext {
     group: numHeads / kv.numKvHeads,
     kvDtype: kv.dtype,
     kvType: cudaType(kv.dtype),
+    isNarrow,
+    elementDtype: isNarrow ? "bf16" : kv.dtype,
+    elementType: cudaType(isNarrow ? "bf16" : kv.dtype),
+    widened: isNarrow ? `; ${kv.dtype} keys and values are widened to it` : "",
+    copiedPitch: isNarrow ? "kHeadDim" : "kPitch",
+    copiedTile: isNarrow ? "kCachedTile" : "kTile",
     blockSize: CUDA_KV_BLOCK_SIZE,
     scale,
     scaleLiteral: floatLiteral(scale),

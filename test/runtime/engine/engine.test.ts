@@ -194,8 +194,8 @@ describe("loading refuses", () => {
     ],
     [
       "another device's engine",
-      (m) => ({ ...m, target: "cuda:sm_90a" }),
-      /for cuda:sm_90a, which this runtime cannot drive/,
+      (m) => ({ ...m, target: "metal:apple8" }),
+      /for metal:apple8, which this runtime cannot drive/,
       EngineError,
     ],
     [
@@ -243,8 +243,8 @@ describe("loading refuses", () => {
     await expect(load(tiled, { native: pretend({ features: ["avx2", "fma", "avx512f"] }) })).rejects.toThrow(
       /is for cpu:avx512-amx, but this machine \(A Processor\) lacks amx_tile, amx_bf16: .*--target native/,
     );
-    const elsewhere = writeEchoEngine((m) => ({ ...m, target: "cuda:sm_90a" }));
-    await expect(load(elsewhere, { native: pretend({}) })).rejects.toThrow(/for cuda:sm_90a, which this runtime cannot drive/);
+    const elsewhere = writeEchoEngine((m) => ({ ...m, target: "metal:apple8" }));
+    await expect(load(elsewhere, { native: pretend({}) })).rejects.toThrow(/for metal:apple8, which this runtime cannot drive/);
   });
 
   it("limits above the engine's, and takes lower ones", async () => {

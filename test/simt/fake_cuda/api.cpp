@@ -8,7 +8,10 @@ namespace fake_cuda {
 
 namespace {
 
-std::string* log_path = new std::string;  // never destroyed: calls come until the process is gone
+// Never destroyed: calls come until the process is gone.
+std::string* log_path = new std::string;
+std::string* failing_name = new std::string;
+int calls_until_failure = 0;
 thread_local Refusal last_refusal{kSuccess, ""};
 
 struct Words {
@@ -53,9 +56,27 @@ std::mutex& one_call() {
   return *mutex;
 }
 
-void open_log() {
-  const char* const path = getenv("INGOT_FAKE_CUDA_LOG");
-  *log_path = path == nullptr ? "" : path;
+void read_settings() {
+  const auto text_of = [](const char* variable) { return std::string(getenv(variable) == nullptr ? "" : getenv(variable)); };
+  *log_path = text_of("INGOT_FAKE_CUDA_LOG");
+  const std::string failure = text_of("INGOT_FAKE_CUDA_FAIL");
+  const size_t blank = failure.find(' ');
+  *failing_name = failure.substr(0, blank);
+  calls_until_failure = blank == std::string::npos ? 0 : atoi(failure.c_str() + blank);
+}
+
+void fail_on_purpose(const char* name) {
+  const std::string called = name;
+  if (calls_until_failure == 0 || called == "cuInit") return;
+  if (*failing_name == "*") {
+    // Giving back does not fail: what is left after it would be no one's leak.
+    for (const char* part : {"Free", "Destroy", "Release", "Unload", "EndCapture", "CtxSetCurrent", "CtxGetCurrent"}) {
+      if (called.find(part) != std::string::npos) return;
+    }
+  } else if (*failing_name != called) {
+    return;
+  }
+  if (--calls_until_failure == 0) refuse(kInvalidValue, "failed on purpose");
 }
 
 void log_line(const std::string& line) {

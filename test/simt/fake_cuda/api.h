@@ -33,8 +33,10 @@ std::mutex& one_call();
 // One line of the log, if there is one: the call, what it was given, what it answered.
 void log_call(const char* name, const std::string& detail, Result result, const std::string& message);
 void log_line(const std::string& line);
-// Configures the log from INGOT_FAKE_CUDA_LOG.
-void open_log();
+// Reads INGOT_FAKE_CUDA_LOG and INGOT_FAKE_CUDA_FAIL.
+void read_settings();
+// Refuses if this is the call that is to fail.
+void fail_on_purpose(const char* name);
 // What cuGetErrorString adds to the next question about `result` on this thread.
 void remember(const Refusal& refusal);
 
@@ -45,6 +47,7 @@ Result call(const char* name, const std::string& detail, Body&& body) {
   Result result = kSuccess;
   std::string message;
   try {
+    fail_on_purpose(name);
     if constexpr (std::is_void_v<decltype(body())>) {
       body();
     } else {

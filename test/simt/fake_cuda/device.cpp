@@ -94,7 +94,7 @@ using namespace fake_cuda;
 
 FAKE_CUDA_API cuInit(unsigned flags) {
   const Result result = call("cuInit", "", [&] {
-    open_log();
+    read_settings();
     if (flags != 0) refuse(kInvalidValue, "flags must be 0");
     the_model = read_model();
     if (the_model.count == 0) refuse(kNoDevice, "");

@@ -1,0 +1,146 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { CudaExecutorOptions, NativeCudaExecutor } from "../../runtime/native.ts";
+import { calls, type FakeDevice, setFakeDevice } from "../support/fake-cuda.ts";
+import { cudaOptions, libraryOf, step, temporary, testKernelImage } from "./cuda-library.ts";
+import { testAddon } from "./kernel-library.ts";
+
+const native = testAddon();
+const executors: NativeCudaExecutor[] = [];
+let log = "";
+
+function create(changes: Partial<CudaExecutorOptions>, device: FakeDevice = {}): NativeCudaExecutor {
+  setFakeDevice({ log, ...device });
+  const executor = native.createCudaExecutor(cudaOptions(changes));
+  executors.push(executor);
+  return executor;
+}
+
+// Builds driver and kernels, which takes longer than a test may.
+beforeAll(() => void cudaOptions({}));
+
+beforeEach(() => {
+  log = join(temporary(), "driver.log");
+});
+
+// Every test is one of leaks as well.
+afterEach(async () => {
+  await Promise.all(executors.splice(0).map((executor) => executor.close()));
+  expect(calls(log, "leak")).toEqual([]);
+  expect(calls(log, "cuDevicePrimaryCtxRetain").length).toBe(calls(log, "cuDevicePrimaryCtxRelease").length);
+});
+
+const symbols = (t: number, b = 1, s = 1, p = 1): Int32Array => Int32Array.of(t, b, s, p);
+const input = (bytes: number) => ({ bytes, isOutput: false });
+const output = (bytes: number) => ({ bytes, isOutput: true });
+
+/** A program that appends its input to what the run before left in its output. */
+const appending: Partial<CudaExecutorOptions> = {
+  arrays: [input(4), output(4)],
+  programs: [
+    { steps: [step("append", ["T"], ["array", 0], ["array", 1])] },
+    { steps: [step("set_to", [1], ["array", 0], ["array", 1])] },
+  ],
+};
+
+describe("a call of the driver that fails", () => {
+  it("in the middle of a run rejects it, and the next run has its own inputs", async () => {
+    const steps = [step("append", [1], ["array", 0], ["array", 1]), step("count_up", [1], ["arena", 0])];
+    const [set] = appending.programs!.slice(1);
+    const executor = create({ ...appending, programs: [{ steps }, set!] }, { fail: "cuLaunchKernelEx 3" });
+    const total = new Int32Array(1);
+    const run = (program: number, x: number) => executor.run(program, symbols(1), symbols(1), [Int32Array.of(x), total], []);
+    await run(1, 0);
+    const failed = expect(run(0, 1)).rejects.toThrow("kernel count_up cannot be launched: CUDA_ERROR_INVALID_VALUE");
+    await run(0, 2);
+    await failed;
+    expect(total[0]).toBe(12);
+  });
+
+  it("to make room for a larger array rejects that run, and smaller ones go on", async () => {
+    const executor = create(appending, { fail: "cuMemAlloc_v2 5" });
+    const total = new Int32Array(1);
+    const run = (program: number, ...x: number[]) =>
+      executor.run(program, symbols(1), symbols(1), [Int32Array.from(x), total], []);
+    await run(1, 0);
+    await run(0, 1);
+    await run(0, 2);
+    await expect(run(0, 3, 0)).rejects.toThrow("cuMemAlloc_v2 failed");
+    await run(0, 4);
+    await run(0, 5, 0);
+    expect(total[0]).toBe(1245);
+  });
+
+  it("to make the context current gives the context back", () => {
+    expect(() => create({}, { fail: "cuCtxSetCurrent 1" })).toThrow("cuCtxSetCurrent failed: CUDA_ERROR_INVALID_VALUE");
+    expect(calls(log, "cuDevicePrimaryCtxRelease")).toHaveLength(1);
+  });
+
+  it("anywhere is told, leaves nothing behind and hangs nothing", async () => {
+    const outcomes = { loading: 0, running: 0 };
+    let happened = true;
+    for (let n = 1; happened; n++) {
+      log = join(temporary(), "driver.log");
+      setFakeDevice({ log, fail: `* ${n}` });
+      let executor: NativeCudaExecutor | undefined;
+      try {
+        executor = native.createCudaExecutor(cudaOptions({ ...appending, kvBytes: 0 }));
+      } catch (error) {
+        expect((error as Error).message).toMatch(/failed on purpose/);
+        outcomes.loading++;
+        expect(calls(log, "leak")).toEqual([]);
+        continue;
+      }
+      const run = (into: Uint8Array[] = []) => {
+        const taps = into.map((each) => ({ step: 0, offset: 0, into: each }));
+        return executor!.run(0, symbols(1), symbols(1), [new Int32Array(1), new Int32Array(1)], taps);
+      };
+      const first = await Promise.allSettled([run(), run()]);
+      executor.profile(true);
+      const last = await Promise.allSettled([run([new Uint8Array(4)]), run()]);
+      await executor.close();
+      happened = calls(log).some((line) => line.includes("failed on purpose"));
+      const rejected = [...first, ...last].filter(({ status }) => status === "rejected");
+      expect([n, rejected.length > 0, calls(log).filter((line) => line.includes("failed on purpose"))]).toEqual([
+        n,
+        happened,
+        happened ? [expect.anything()] : [],
+      ]);
+      if (happened) outcomes.running++;
+      expect(calls(log, "leak")).toEqual([]);
+      expect(calls(log, "cuDevicePrimaryCtxRetain").length).toBe(calls(log, "cuDevicePrimaryCtxRelease").length);
+    }
+    expect(outcomes.loading).toBeGreaterThan(30);
+    expect(outcomes.running).toBeGreaterThan(30);
+  });
+});
+
+describe("a kernel that fails on the device", () => {
+  it("is named with the line that was wrong when it was compiled for the checker", async () => {
+    const image = readFileSync(testKernelImage(true));
+    const kernels = cudaOptions({}).kernels.map((kernel) => ({ ...kernel, bytes: image.length }));
+    const steps = [step("count_up", [4], ["arena", 0])]; // every block adds to the same number
+    const executor = create({ library: libraryOf(image), kernels, programs: [{ steps }] });
+    await executor.run(0, symbols(1), symbols(1), [], []).then(
+      () => expect.unreachable(),
+      (error: Error) =>
+        expect(error.message).toMatch(/count_up: race .* on global memory of 4096 bytes \+ 0: .* at kernel\.cu:\d+/),
+    );
+  });
+
+  it("rejects its run and later ones with what happened, and the executor closes", async () => {
+    const executor = create({
+      arrays: [output(4)],
+      programs: [{ steps: [step("overrun", [1], ["arena", 0])] }],
+    });
+    const run = () => executor.run(0, symbols(1), symbols(1), [new Int32Array(1)], []);
+    const both = await Promise.allSettled([run(), run()]);
+    expect(both.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    expect(String((both[0] as PromiseRejectedResult).reason)).toMatch(
+      /the device stopped: CUDA_ERROR_LAUNCH_FAILED .*overrun: out of bounds.*: load the engine again/,
+    );
+    await expect(run()).rejects.toThrow("CUDA_ERROR_LAUNCH_FAILED");
+    await executor.close();
+  });
+});
