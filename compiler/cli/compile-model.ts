@@ -17,6 +17,7 @@ import { FileHashes } from "../weights/file-hashes.ts";
 import { architectureOf, architectureOption } from "./architecture-of.ts";
 import { compilerBuild } from "./build-id.ts";
 import { interruptible, UsageError } from "./exit.ts";
+import { probeGpu } from "./gpu.ts";
 import type { ModelSource } from "./model-source.ts";
 import { type ModelWeights, openWeights } from "./model-weights.ts";
 import { ensureAddon } from "./native-addon.ts";
@@ -119,6 +120,9 @@ function resolveTarget(target: string, say: CompileManner["say"]): string {
   const cpu = loadNative().cpuFacts();
   const chosen = bestTarget(cpu);
   say(`native target: ${chosen} (${cpu.model}, ${cpu.threads} threads)`);
+  const gpu = probeGpu();
+  // Not chosen unasked while no kernel has run on one.
+  if (gpu?.target) say(`there is a GPU as well (${gpu.name}): --target ${gpu.target} compiles for it`);
   return chosen;
 }
 

@@ -10,6 +10,7 @@ import { LLM } from "../../runtime/llm.ts";
 import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { defaultSamplingParams } from "../../runtime/sampling-params.ts";
+import { cudaDriver } from "./gpu.ts";
 import { type CompileFlags, defaultCompileFlags, type LoadFlags } from "./options.ts";
 import { withProgress } from "./progress.ts";
 import type { Verifiable } from "./verification.ts";
@@ -25,7 +26,7 @@ export function readManifest(folder: string): Manifest {
 export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
   const options = {
     threads: flags.threads,
-    driver: process.env.INGOT_CUDA_DRIVER, // for tests, and for systems that keep it elsewhere
+    driver: cudaDriver(),
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,
     enablePrefixCaching: flags.enablePrefixCaching,

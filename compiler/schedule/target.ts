@@ -42,5 +42,15 @@ export function bestIsa(features: readonly string[]): Isa {
   return preference.find(fits)?.[0] ?? "generic";
 }
 
+/** The target string that suits a GPU of that compute capability; null where none does. */
+export function gpuTarget([major, minor]: readonly [major: number, minor: number]): string | null {
+  const found = 10 * major + minor;
+  const fits = Object.values(cudaDialects).filter(({ capability, isExact }) =>
+    isExact ? found === capability : found >= capability,
+  );
+  const best = fits.reduce<(typeof fits)[number] | null>((a, b) => (a && a.capability >= b.capability ? a : b), null);
+  return best && `cuda:${best.arch}`;
+}
+
 /** The target string that suits a processor best: what `native` stands for. */
 export const bestTarget = (cpu: { readonly features: readonly string[] }): string => `cpu:${bestIsa(cpu.features)}`;

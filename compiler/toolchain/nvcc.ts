@@ -34,7 +34,8 @@ export function nvccToolchain(arch: CudaArch, nvcc: string | undefined = process
   };
 }
 
-function findNvcc(nvcc: string | undefined): Pick<Toolchain, "command" | "version"> {
+/** `$NVCC`, or the one that is found. Throws `ToolchainError` saying what to install. */
+export function findNvcc(nvcc: string | undefined = process.env.NVCC): Pick<Toolchain, "command" | "version"> {
   if (nvcc?.trim()) {
     const command = nvcc.trim().split(/\s+/);
     const version = versionOf(command);

@@ -11,6 +11,8 @@ import type { DeviceFamily } from "./device.ts";
 const MAX_THREADS = 1024;
 
 export const cpuFamily: DeviceFamily = {
+  buildsAnywhere: false,
+
   check: (engine, native) => checkFeatures(engine, native.cpuFacts()),
 
   open({ manifest, library, weights, limits }, native, options) {

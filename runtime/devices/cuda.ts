@@ -10,9 +10,12 @@ import type { CudaFacts, NativeAddon } from "../native.ts";
 import { nativeArg } from "./arguments.ts";
 import type { DeviceFamily, DeviceOptions } from "./device.ts";
 
-const DEFAULT_DRIVER = "libcuda.so.1";
+/** The driver's library, as the loader finds it. */
+export const DEFAULT_DRIVER = "libcuda.so.1";
 
 export const cudaFamily: DeviceFamily = {
+  buildsAnywhere: true,
+
   check({ target }, native, options) {
     checkArch(target, factsOf(native, options));
   },

@@ -50,6 +50,8 @@ export interface EngineDevice {
 
 /** What drives a family of targets. */
 export interface DeviceFamily {
+  /** Whether kernels can be built on a machine that cannot run them: images for a GPU are made in containers that have none. */
+  readonly buildsAnywhere: boolean;
   /** Throws `EngineError` with the remedy when this machine cannot run an engine's kernels, built or not. */
   check(engine: Pick<Manifest, "target" | "features">, native: NativeAddon, options: DeviceOptions): void;
   /** Loads an engine. Throws `EngineError` when it does not fit or the device fails. */

@@ -28,8 +28,11 @@ export function buildCommand(): Command {
 async function build(engine: string, flags: { json?: boolean }): Promise<void> {
   const folder = engineFolder(engine);
   const manifest = readManifest(folder);
-  ensureAddon();
-  familyOf(manifest.target).check(manifest, loadNative(), {});
+  const family = familyOf(manifest.target);
+  if (!family.buildsAnywhere) {
+    ensureAddon();
+    family.check(manifest, loadNative(), {});
+  }
   const before = await libraryHash(folder, manifest);
   const library = await withProgress("building kernels", (onBuild) =>
     buildLibrary(folder, { target: manifest.target, cache: kernelCache(), kernels: manifest.kernels, onProgress: onBuild }),

@@ -8,7 +8,9 @@ import { formatTable } from "../../../runtime/bench/text-table.ts";
 import { type CpuFacts, loadNative, type MemoryFacts } from "../../../runtime/native.ts";
 import { bestTarget } from "../../schedule/target.ts";
 import { findCompiler } from "../../toolchain/compiler.ts";
+import { findNvcc } from "../../toolchain/nvcc.ts";
 import { EXIT } from "../exit.ts";
+import { type Gpu, probeGpu } from "../gpu.ts";
 import { ensureAddon } from "../native-addon.ts";
 import { addJsonFlag } from "../options.ts";
 import { packageVersion } from "../package-root.ts";
@@ -20,6 +22,9 @@ interface Findings {
   readonly node: string;
   readonly os: string;
   readonly compiler: string | null;
+  /** null where there is none: it is missed only by who compiles for a GPU. */
+  readonly nvcc: string | null;
+  readonly gpu: Gpu | null;
   readonly cpu: CpuFacts | null;
   readonly memory: MemoryFacts | null;
   readonly target: string | null;
@@ -59,6 +64,8 @@ function examine(): Findings {
     node: process.version,
     os: `${process.platform} ${release()} ${process.arch}`,
     compiler: attempt(() => findCompiler().version),
+    nvcc: nvccVersion(),
+    gpu: native && probeGpu(),
     cpu,
     memory: native && attempt(() => native.memoryFacts()),
     target: cpu && bestTarget(cpu),
@@ -66,6 +73,19 @@ function examine(): Findings {
     caches: { engines: engineCache(), kernels: kernelCache() },
     problems,
   };
+}
+
+function nvccVersion(): string | null {
+  try {
+    return findNvcc().version;
+  } catch {
+    return null;
+  }
+}
+
+function gpuText({ name, computeCapability, driverVersion, freeBytes, totalBytes, target }: Gpu): string {
+  const suits = target ?? "too old for every target";
+  return `${name} (sm_${computeCapability.join("")}, ${suits}), ${formatBytes(freeBytes)} free of ${formatBytes(totalBytes)}, driver ${driverVersion}`;
 }
 
 function report(f: Findings): string {
@@ -78,7 +98,8 @@ function report(f: Findings): string {
     ["native target", f.target ?? "unknown"],
     ["memory", f.memory ? `${formatBytes(f.memory.availableBytes)} free of ${formatBytes(f.memory.totalBytes)}` : "unknown"],
     ["read bandwidth", f.readBandwidthGBs ? `${f.readBandwidthGBs.toFixed(1)} GB/s (probed)` : "not probed"],
-    ["GPU", "not used: this version has CPU targets only"],
+    ["GPU", f.gpu ? gpuText(f.gpu) : "none, or no NVIDIA driver"],
+    ["CUDA compiler", f.nvcc ?? "none: --target cuda:… needs nvcc"],
     ["engines", place(f.caches.engines)],
     ["kernels", place(f.caches.kernels)],
   ];
