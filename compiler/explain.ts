@@ -45,9 +45,9 @@ export function explainKernels({ kernels, emitted, lowered }: Generated): readon
   }
   const products = productsByInput(lowered.graph);
   return emitted.entries.map(({ name, source }, text): KernelExplanation => {
-    const textOf = emitted.textOf.find((program) => program.includes(text)) ?? []; // the program of the smallest steps that has it
-    const steps = kernels.flatMap((_, step) => (textOf[step] === text ? [step] : []));
-    const specs = steps.map((step) => kernels[step] as KernelSpec);
+    const program = emitted.textOf.findIndex((textOf) => textOf.includes(text)); // that of the smallest steps
+    const steps = (emitted.textOf[program] ?? []).flatMap((of, step) => (of === text ? [step] : []));
+    const specs = steps.map((step) => kernels[program]?.[step] as KernelSpec);
     const nodes = [...new Set(specs.flatMap((spec) => spec.nodes))];
     const fired = new Set<Firing>();
     for (const node of nodes) {

@@ -54,8 +54,8 @@ export interface GenerateRequest {
 export interface Generated {
   readonly target: KernelTarget;
   readonly lowered: Lowered;
-  /** The kernels of a step in order, the sampler last. */
-  readonly kernels: readonly KernelSpec[];
+  /** The kernels of each program in order, the sampler last. */
+  readonly kernels: readonly (readonly KernelSpec[])[];
   readonly emitted: EmittedKernels;
   readonly arena: Manifest["arena"];
   readonly kvCache: Manifest["kvCache"];
@@ -74,9 +74,14 @@ export function generate(request: GenerateRequest, dump?: Dump): Generated {
   let stage = lowered.numDumps;
   const dumped = (name: string, text: () => string) => dump?.(stageName(stage++, name), text());
 
+  const taps = [...lowered.taps, { name: "logits", buffer: lowered.logits }];
+  const wanted = new Set(taps.map((tap) => tap.buffer.name));
   const { maxNumBatchedTokens } = request.limits;
   const sizes = [...target.fewTokens.filter((few) => few < maxNumBatchedTokens), maxNumBatchedTokens];
-  const scheduled = sizes.map((maxTokens) => scheduleKernels(kernels, lowered.graph, target, maxTokens)); // skeletons, blocks, grids
+  const scheduled = sizes.map((maxTokens) => {
+    const fused = target.fuseKernels(kernels, maxTokens, wanted);
+    return scheduleKernels(fused, lowered.graph, target, maxTokens); // skeletons, blocks, grids
+  });
   dumped("schedule", () => scheduled.map(printSchedules).join("\n"));
 
   const arena = arenaEntry(
@@ -88,14 +93,14 @@ export function generate(request: GenerateRequest, dump?: Dump): Generated {
   dumped("plan-memory", () => printArena(arena));
 
   const emitted = emitKernels(scheduled, lowered.graph, target); // text
-  const taps = [...lowered.taps, { name: "logits", buffer: lowered.logits }];
   const names = { buffers: arena.buffers.map((b) => b.name), tensors: weights.tensors.map((t) => t.entry.name) };
   const programs = sizes.map((maxTokens, i) =>
     assembleProgram(scheduled[i] as readonly ScheduledKernel[], emitted.textOf[i] as readonly number[], taps, names, maxTokens),
   );
   dumped("emit", () => programs.map((p) => printProgram(p, emitted.entries, arena, names.tensors)).join("\n"));
 
-  return { target, lowered, kernels, emitted, arena, kvCache, weights, programs };
+  const perProgram = scheduled.map((program) => program.map(({ spec }) => spec));
+  return { target, lowered, kernels: perProgram, emitted, arena, kvCache, weights, programs };
 }
 
 export interface Lowered extends KernelProgram {

@@ -6,7 +6,17 @@ import { invariant } from "../errors.ts";
 import { type Dim, maxOf, timesDim } from "../ir/tensor-type.ts";
 import { mostChunks, planNumbers } from "./attention-units.ts";
 import { kernelName, type Unnamed } from "./name.ts";
-import type { AttentionCut, AttentionKernel, AttentionUnits, BufferValue, ExpertSumKernel, Expr, KernelSpec } from "./spec.ts";
+import { kernelArgs } from "./operands.ts";
+import type {
+  AttentionCut,
+  AttentionKernel,
+  AttentionUnits,
+  BufferValue,
+  ExpertSumKernel,
+  Expr,
+  KernelSpec,
+  LinearKernel,
+} from "./spec.ts";
 
 /** Rows of queries that a block multiplies with the keys of one head: fewer of large heads, whose tiles would not fit beside them. */
 export const tileRows = (headDim: number): number => (headDim > 128 ? 32 : 64);
@@ -34,6 +44,48 @@ export function forBlocks(
     return [named({ kind: "attention_units", positions, seqIds, units: made, nodes: [] }), { ...spec, units: made }];
   });
 }
+
+/**
+ * Norms that one linear alone reads become its prologue: every block makes the few rows anew, and a launch is saved. Only where what is
+ * normalized lives on until the linear has read it, as a residual does, and `fits` says that a block has room for the rows. `wanted` names
+ * values that must be written.
+ */
+export function normsIntoLinears(
+  kernels: readonly KernelSpec[],
+  wanted: ReadonlySet<string>,
+  fits: (linear: LinearKernel) => boolean,
+): readonly KernelSpec[] {
+  const readers = new Map<string, number[]>();
+  kernels.forEach((spec, i) => {
+    for (const value of buffersOf(spec)) readers.set(value.name, [...(readers.get(value.name) ?? []), i]);
+  });
+  const absorbed = new Set<KernelSpec>();
+  const linears = new Map<KernelSpec, KernelSpec>();
+  kernels.forEach((norm, i) => {
+    if (
+      norm.kind !== "rms_norm" ||
+      norm.rows ||
+      norm.epilogue.kind !== "acc" ||
+      norm.gain.dtype !== "f32" ||
+      norm.x.dtype !== "f32"
+    )
+      return;
+    const [at, other] = (readers.get(norm.out.name) ?? []).filter((reader) => reader !== i);
+    const linear = kernels[at ?? -1];
+    if (at === undefined || other !== undefined || linear?.kind !== "linear" || linear.x.name !== norm.out.name || !fits(linear))
+      return;
+    const livesOn = (readers.get(norm.x.name) ?? []).some((reader) => reader >= at);
+    if (!livesOn || wanted.has(norm.out.name) || linear.out.name === norm.x.name) return;
+    const { x, gain, eps, out } = norm;
+    absorbed.add(norm);
+    const nodes = [...norm.nodes, ...linear.nodes];
+    linears.set(linear, named({ ...linear, x, norm: { gain, eps, dtype: out.dtype }, nodes }));
+  });
+  return kernels.flatMap((spec) => (absorbed.has(spec) ? [] : [linears.get(spec) ?? spec]));
+}
+
+const buffersOf = (spec: KernelSpec): BufferValue[] =>
+  kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "buffer" ? [arg.value] : []));
 
 /** y[slot] = x · w[e]ᵀ + bias[e] for each slot; then each token's sum over its slots. */
 function splitSum(spec: ExpertSumKernel): readonly KernelSpec[] {

@@ -260,6 +260,7 @@ class Former {
     const ways = gated ? 2 : 1;
     this.push({
       kind: "linear",
+      norm: null,
       x: this.values.bufferOf(x),
       w: this.values.tensor(w),
       ways,

@@ -10,7 +10,7 @@ import { roundTo } from "../ir/rounding.ts";
 import { attentionUnits, planOf } from "./attention-units.ts";
 import { type KernelEnvironment, read, rowCount, writeOutput } from "./environment.ts";
 import { expertMeaning } from "./interpret-experts.ts";
-import type { HeadChain, KernelKind, KernelOf, KernelSpec } from "./spec.ts";
+import type { HeadChain, KernelKind, KernelOf, KernelSpec, RowNorm } from "./spec.ts";
 
 /** Runs specs in order, leaving every written buffer in `env.buffers`. */
 export function interpretKernels(specs: readonly KernelSpec[], env: KernelEnvironment): void {
@@ -69,7 +69,7 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
   },
 
   linear(spec, env) {
-    const x = read(spec.x, env);
+    const x = spec.norm ? normalized(read(spec.x, env), spec.k, spec.norm, env) : read(spec.x, env);
     const w = env.tensor(spec.w);
     const { k, n } = spec;
     const dot = (row: number, weightRow: number): number => {
@@ -169,6 +169,16 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
     invariant(false, "sampling has no array meaning; the sampler is compared with a reference distribution");
   },
 };
+
+/** Rows of k elements, normalized and rounded. */
+function normalized(x: Float32Array, k: number, { gain, eps, dtype }: RowNorm, env: KernelEnvironment): Float32Array {
+  const gains = env.tensor(gain);
+  const scales = Array.from({ length: x.length / k }, (_, row) => inverseRms(x, row * k, k, eps));
+  return roundTo(
+    dtype,
+    x.map((v, i) => Math.fround(v * scales[Math.floor(i / k)]!) * gains[i % k]!),
+  );
+}
 
 function inverseRms(x: Float32Array, at: number, length: number, eps: number): number {
   let sum = 0;

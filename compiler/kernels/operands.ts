@@ -27,7 +27,7 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   rms_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), ...s.operands.map(value), value(s.out)],
   layer_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), value(s.bias), ...s.operands.map(value), value(s.out)],
   gather: (s) => [value(s.x), ...optional(s.rows), ...s.operands.map(value), value(s.out)],
-  linear: (s) => [value(s.x), value(s.w), ...s.operands.map(value), value(s.out)],
+  linear: (s) => [value(s.x), ...optional(s.norm?.gain), value(s.w), ...s.operands.map(value), value(s.out)],
   rope_angles: (s) => [value(s.positions), ...optional(s.long?.seqIds), ...optional(s.long?.seqLens), value(s.out)],
   store_kv: (s) => [
     ...headSources(s).map(value),

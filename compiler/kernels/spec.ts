@@ -123,13 +123,22 @@ export interface GatherKernel extends Common {
   readonly out: BufferValue;
 }
 
+/** What rows become before they are multiplied: x / rms(x) · gain, rounded to `dtype`. */
+export interface RowNorm {
+  readonly gain: TensorValue;
+  readonly eps: number;
+  readonly dtype: DType;
+}
+
 /**
  * acc_w[row, col] = Σ_k x[row, k] · w[w · n + col, k] for w in 0 … ways − 1; out[row, col] = epilogue(acc_0, …).
- * `w` has ways · n rows and k columns. `out` may be the very buffer an operand is read from (residual add in place).
+ * With a norm, x stands for its rows normalized. `w` has ways · n rows and k columns. `out` may be the very buffer an operand is read from (residual add in place).
  */
 export interface LinearKernel extends Common {
   readonly kind: "linear";
   readonly x: BufferValue;
+  /** Null where x is multiplied as it is. */
+  readonly norm: RowNorm | null;
   readonly w: TensorValue;
   readonly ways: 1 | 2;
   readonly n: number;

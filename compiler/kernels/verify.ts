@@ -64,7 +64,11 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
     "rows of the gain and the bias": [s.gain.rows, s.bias.rows, 1],
   }),
   gather: (s) => ({ "last column read and columns of x": [Math.max(s.x.cols, s.col + s.out.cols), s.x.cols] }),
-  linear: (s) => ({ k: [s.k, s.x.cols, s.w.cols], n: [s.n, s.out.cols], "rows of w": [s.n * s.ways, s.w.rows] }),
+  linear: (s) => ({
+    k: [s.k, s.x.cols, s.w.cols, s.norm?.gain.cols ?? s.k],
+    n: [s.n, s.out.cols],
+    "rows of w": [s.n * s.ways, s.w.rows],
+  }),
   rope_angles: (s) => ({
     columns: [2 * s.invFreq.length, s.out.cols],
     "frequencies of short and long sequences": [s.invFreq.length, (s.long ?? s).invFreq.length],

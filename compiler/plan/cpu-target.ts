@@ -18,6 +18,7 @@ export function cpuTarget(isa: Isa): KernelTarget {
     sourceSuffix: ".cpp",
     linearInput: (weightDtype) => linearInputDtype(isa, weightDtype),
     legalizeKernels: (kernels) => kernels,
+    fuseKernels: (kernels) => kernels,
     schedule: (spec, { matrices }) => {
       const schedule = scheduleKernel(spec, isa, { kvBlockSize: DEFAULT_KV_BLOCK_SIZE, panelTensors: matrices });
       const { skeleton, grid, chunk, serialUnits, blocking } = schedule;

@@ -6,9 +6,13 @@ import { cudaParameters } from "../codegen/cuda/params.ts";
 import { renderCudaKernel } from "../codegen/cuda/render.ts";
 import { readTemplate } from "../codegen/template.ts";
 import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
-import { forBlocks } from "../kernels/for-blocks.ts";
-import { plansAttention, scheduleCudaKernel } from "../schedule/cuda.ts";
+import { forBlocks, normsIntoLinears } from "../kernels/for-blocks.ts";
+import type { LinearKernel } from "../kernels/spec.ts";
+import { MOST_VECTOR_TOKENS, plansAttention, scheduleCudaKernel } from "../schedule/cuda.ts";
 import type { KernelTarget } from "./kernel-target.ts";
+
+/** Shared memory for rows that a prologue makes: several blocks still share a multiprocessor. */
+const PROLOGUE_BYTES = 32 * 1024;
 
 export function cudaTarget(arch: CudaArch): KernelTarget {
   const dialect = cudaDialects[arch];
@@ -19,6 +23,10 @@ export function cudaTarget(arch: CudaArch): KernelTarget {
     sourceSuffix: ".cu",
     linearInput: (weightDtype) => weightDtype,
     legalizeKernels: (kernels) => forBlocks(kernels, (spec) => plansAttention(spec.kv.dtype)),
+    fuseKernels: (kernels, maxTokens, wanted) => {
+      const fits = ({ k, w }: LinearKernel) => maxTokens * k * dtypeBytes[w.dtype] <= PROLOGUE_BYTES;
+      return maxTokens <= MOST_VECTOR_TOKENS ? normsIntoLinears(kernels, wanted, fits) : kernels;
+    },
     schedule: (spec, { maxTokens }) => {
       const schedule = scheduleCudaKernel(spec, dialect, maxTokens);
       const { skeleton, grid, threads, sharedBytes, blocking } = schedule;

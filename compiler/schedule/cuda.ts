@@ -72,6 +72,7 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
         skeleton: "linear_gemv",
         grid: [...rows, blocking.tokens, "ceildiv", Math.ceil(s.n / columns), "mul"],
         blocking,
+        sharedBytes: s.norm ? blocking.tokens * s.k * dtypeBytes[s.norm.dtype] : 0,
       };
     }
     const { blocking, threads, sharedBytes } = tileProduct(s, tilesFor(maxTokens));
@@ -121,7 +122,7 @@ function rowInRegisters(rows: Dim, cols: number): Choice {
 }
 
 /** Rows of a product beyond which tensor cores multiply them. */
-const MOST_VECTOR_TOKENS = 4;
+export const MOST_VECTOR_TOKENS = 4;
 
 /** Columns that a warp computes, and rows at a time. */
 function vectorProduct({ n, ways }: LinearKernel | GroupedLinearKernel, maxTokens: number) {
@@ -162,12 +163,12 @@ function tileProduct({ w }: LinearKernel | GroupedLinearKernel, tiles: Tiles) {
 }
 
 /** Throws `UnsupportedError` where rows of weights or of inputs do not begin at sixteen bytes, or are of different dtypes. */
-function requireVectors({ name, k, x, w }: LinearKernel | GroupedLinearKernel): void {
+function requireVectors(s: LinearKernel | GroupedLinearKernel): void {
+  const { name, k, w } = s;
   const vector = 16 / dtypeBytes[w.dtype];
-  if (x.dtype !== w.dtype)
-    throw new UnsupportedError(
-      `${name}: a linear of ${x.dtype} rows with ${w.dtype} weights has no kernel on CUDA; cast its input`,
-    );
+  const x = s.kind === "linear" && s.norm ? s.norm.dtype : s.x.dtype;
+  if (x !== w.dtype)
+    throw new UnsupportedError(`${name}: a linear of ${x} rows with ${w.dtype} weights has no kernel on CUDA; cast its input`);
   if (k % vector !== 0)
     throw new UnsupportedError(
       `${name}: rows of ${k} ${w.dtype} are not whole vectors of sixteen bytes; expected a multiple of ${vector}`,

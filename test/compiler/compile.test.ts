@@ -153,7 +153,8 @@ describe("a compiled engine", () => {
     for (const { name } of specs) values.set(name, await weightValues(r.source, name));
     const tensors = new Map(
       generate(r)
-        .kernels.flatMap(kernelTensors)
+        .kernels.flat()
+        .flatMap(kernelTensors)
         .map((t) => [t.name, t.node]),
     );
     expect([...tensors.keys()]).toEqual(manifest.weights.tensors.map((t) => t.name));

@@ -63,6 +63,7 @@ export function linearSpec(o: {
   const { n, k, ways = 1, weights = "bf16", x = "f32", out = "f32", rows = "T" } = o;
   return {
     kind: "linear",
+    norm: null,
     name: "linear_under_test",
     nodes: [],
     x: buffer("x", k, x, rows),
@@ -300,7 +301,7 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
     case "gather":
       return [spec.x, ...spec.operands];
     case "linear":
-      return [spec.x, spec.w, ...spec.operands];
+      return [spec.x, spec.w, ...(spec.norm ? [spec.norm.gain] : []), ...spec.operands];
     case "store_kv":
       return [
         ...headSources(spec),

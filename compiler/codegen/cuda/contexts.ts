@@ -63,7 +63,11 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
 
   linear: (s, schedule) => ({
     ...product(s, schedule, `${s.n * s.ways}`),
-    sums: sumsOf(s.ways, "x[t, k]", (way) => `w[${way}, k]`, s.n),
+    sums: sumsOf(s.ways, s.norm ? "y[t, k]" : "x[t, k]", (way) => `w[${way}, k]`, s.n),
+    hasNorm: s.norm !== null,
+    eps: s.norm?.eps ?? 0,
+    epsLiteral: floatLiteral(s.norm?.eps ?? 0),
+    loadInput: s.norm ? "load16_shared" : "load16",
     ...rowCount(s.out.rows),
     ...cudaSlots(s),
   }),

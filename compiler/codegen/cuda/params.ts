@@ -27,7 +27,7 @@ const names: { readonly [K in KernelKind]: (spec: KernelOf<K>) => readonly strin
   rms_norm: (s) => ["x", ...when(s.rows, "source_rows"), "gain", ...operands(s), "out"],
   layer_norm: (s) => ["x", ...when(s.rows, "source_rows"), "gain", "bias", ...operands(s), "out"],
   gather: (s) => ["x", ...when(s.rows, "source_rows"), ...operands(s), "out"],
-  linear: (s) => ["x", "w", ...operands(s), "out"],
+  linear: (s) => ["x", ...when(s.norm, "gain"), "w", ...operands(s), "out"],
   rope_angles: (s) => ["positions", ...when(s.long, "seq_ids", "seq_lens"), "out"],
   store_kv: (s) => [
     ...sourceNames(s),

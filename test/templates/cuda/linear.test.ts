@@ -42,6 +42,16 @@ const sizes = [
   [4096, [1, 130]],
 ] as const;
 
+it.each([
+  [1, "bf16"],
+  [4, "f16"],
+  [4, "f32"],
+] as const)("normalizes up to %i rows of %s before it multiplies them, as a norm of its own does", (maxTokens, dtype) => {
+  const plain = linearSpec({ n: 72, k: 200, weights: dtype, x: "f32" });
+  const spec = { ...plain, norm: { gain: tensor("gain", 1, 200), eps: 1e-5, dtype } };
+  expect(worst(spec, [1, maxTokens], { maxTokens, checked: true })).toBeLessThan(dtype === "f32" ? 3e-6 : 2e-3);
+});
+
 describe.each(sizes)("linear of steps of up to %i tokens", (maxTokens, rows) => {
   it.each<DType>(["bf16", "f16", "f32"])("multiplies %s rows and weights that fill no tile", (dtype) => {
     const spec = linearSpec({ n: 80, k: 72, weights: dtype, x: dtype });
