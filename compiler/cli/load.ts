@@ -32,7 +32,9 @@ export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>
     enablePrefixCaching: flags.enablePrefixCaching,
     ...saidLimits(flags),
   };
-  return checkingWeights((onHash) => LLM.load(folder, { ...options, onHash }));
+  return checkingWeights((onHash) =>
+    withProgress("loading weights", (onLoad) => LLM.load(folder, { ...options, onHash, onLoad }), "bytes"),
+  );
 }
 
 const checkingWeights = <T>(work: (onHash: HashProgress) => Promise<T>): Promise<T> =>

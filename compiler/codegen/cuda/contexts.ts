@@ -65,6 +65,7 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     ...product(s, schedule, `${s.n * s.ways}`),
     sums: sumsOf(s.ways, s.norm ? "y[t, k]" : "x[t, k]", (way) => `w[${way}, k]`, s.n),
     hasNorm: s.norm !== null,
+    inputDtype: s.x.dtype,
     eps: s.norm?.eps ?? 0,
     epsLiteral: floatLiteral(s.norm?.eps ?? 0),
     loadInput: s.norm ? "load16_shared" : "load16",
