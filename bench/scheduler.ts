@@ -24,6 +24,7 @@ class InstantDevice implements Device {
   readonly maxNumBatchedTokens = 8192;
   readonly vocabSize = VOCAB_SIZE;
   readonly rebuiltBeyond = [];
+  readonly depth = 1;
   steps = 0;
   decodeSeqs = 0;
 

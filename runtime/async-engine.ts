@@ -2,6 +2,8 @@
  * The engine loop: requests in, news out, one device step after the other while there is work.
  *
  * schedule → build the batch → device step → hand out tokens; once per step, never once per token, does JavaScript talk to the device.
+ * A device of depth 2 gets step n + 1 before the results of step n are read, so that all of this happens while it computes; what may run
+ * ahead of its own last token and what waits for it is the scheduler's decision. What a request has ended of meanwhile is dropped.
  * It knows token ids and a streaming detokenizer; prompts as text, templates and files are the business of `LLM`.
  */
 import { setImmediate } from "node:timers/promises";
@@ -11,10 +13,10 @@ import { EngineError, InternalError, invariant, RequestError } from "./errors.ts
 import { ForwardPass, type ForwardResult, forwardTaps } from "./forward-pass.ts";
 import { OutputStream } from "./output-stream.ts";
 import type { EngineStats, GenerateRequest, OutputDelta } from "./request.ts";
-import { BatchBuilder } from "./scheduler/batch-builder.ts";
 import { SamplingState } from "./scheduler/sampling-state.ts";
 import { type ScheduledStep, Scheduler } from "./scheduler/scheduler.ts";
 import { Sequence } from "./scheduler/sequence.ts";
+import { StepQueue } from "./step-queue.ts";
 
 export interface AsyncEngineOptions {
   /** Ids that end an output unless `ignoreEos`. */
@@ -40,7 +42,7 @@ export class AsyncEngine {
   readonly #eosTokenIds: ReadonlySet<number>;
   readonly #numLayers: number;
   readonly #scheduler: Scheduler;
-  readonly #builder: BatchBuilder;
+  readonly #queue: StepQueue;
   readonly #active = new Map<OutputStream, ActiveRequest>();
   readonly #bySequence = new Map<Sequence, { readonly active: ActiveRequest; readonly completion: Completion }>();
   readonly #forwards = new Map<Sequence, ForwardPass>();
@@ -50,19 +52,17 @@ export class AsyncEngine {
   #wasForward = false;
   #promptTokens = 0;
   #generationTokens = 0;
-  #hostMs = 0;
-  #deviceMs = 0;
 
   constructor(device: Device, tokenizer: Detokenizer, options: AsyncEngineOptions) {
     this.#device = device;
     this.#tokenizer = tokenizer;
     this.#eosTokenIds = new Set(options.eosTokenIds);
     this.#numLayers = options.numLayers;
-    const { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens, rebuiltBeyond } = device;
+    const { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens, rebuiltBeyond, depth } = device;
     const { enablePrefixCaching = true, salt = "" } = options;
     const limits = { numBlocks, blockSize, maxNumSeqs, maxNumBatchedTokens };
-    this.#scheduler = new Scheduler({ ...limits, rebuiltBeyond, enablePrefixCaching, salt });
-    this.#builder = new BatchBuilder(device);
+    this.#scheduler = new Scheduler({ ...limits, rebuiltBeyond, depth, enablePrefixCaching, salt });
+    this.#queue = new StepQueue(device);
   }
 
   /** Most tokens of prompt and output together: the model's context, or less where the KV cache is smaller. */
@@ -127,8 +127,8 @@ export class AsyncEngine {
       prefixCacheHits: this.#scheduler.prefixCacheHits,
       numPreemptions: this.#scheduler.numPreemptions,
       steps: this.#scheduler.numSteps,
-      hostMs: this.#hostMs,
-      deviceMs: this.#deviceMs,
+      hostMs: this.#queue.hostMs,
+      deviceMs: this.#queue.deviceMs,
     };
   }
 
@@ -152,7 +152,7 @@ export class AsyncEngine {
     while (this.#loop !== undefined) await this.#loop;
   }
 
-  /** Aborts everything and waits for the step in flight; later calls throw EngineError. The device itself stays open. */
+  /** Aborts everything and waits for what is in flight; later calls throw EngineError. The device itself stays open. */
   async close(): Promise<void> {
     this.#failure ??= new EngineError("the engine is closed");
     for (const stream of [...this.#active.keys()]) this.#abort(stream);
@@ -220,7 +220,7 @@ export class AsyncEngine {
     const endTokenIds = [...params.stopTokenIds, ...(params.ignoreEos ? [] : eosTokenIds)];
     const completions = Array.from({ length: params.n }, (_, index) => {
       const sampling = new SamplingState(params, index, promptTokenIds, endTokenIds);
-      const sequence = new Sequence({ promptTokenIds, sampling, cacheSalt });
+      const sequence = new Sequence({ promptTokenIds, sampling, cacheSalt, maxTokens });
       const decoder = this.#tokenizer.stream({ skipSpecialTokens: params.skipSpecialTokens });
       return new Completion({ index, sequence, params, maxTokens, eosTokenIds, stream: decoder });
     });
@@ -245,8 +245,8 @@ export class AsyncEngine {
     if (active === undefined) return;
     for (const completion of active.completions) {
       if (completion.isFinished) continue;
-      completion.abort();
       this.#end(completion.sequence);
+      completion.abort();
     }
     this.#closeIfDone(active);
     stream.notify();
@@ -278,31 +278,41 @@ export class AsyncEngine {
     try {
       for (;;) {
         await setImmediate(); // arrivals, aborts and timers have their turn before each step
-        if (this.#scheduler.isIdle) return;
-        const began = performance.now();
-        const step = this.#schedule();
-        for (const sequence of step.seqs) sequence.startedMs ??= began;
-        const batch = this.#builder.build(step);
-        const taps = step.isForward ? this.#forwards.get(step.seqs[0]!)!.taps : undefined;
-        const result = await this.#device.step(batch, taps);
-        if (step.isForward) this.#takeForward(step, result);
-        else this.#takeTokens(step, result);
-        this.#deviceMs += result.ms;
-        this.#hostMs += performance.now() - began - result.ms; // waking up included: nothing hides it
+        if (this.#scheduler.isIdle && this.#queue.isEmpty) return;
+        if (this.#pushStep() && !this.#queue.isFull) continue;
+        await this.#queue.take((step, result) => {
+          if (step.isForward) this.#takeForward(step, result);
+          else this.#takeTokens(step, result);
+        });
       }
     } catch (error) {
       this.#fail(error);
+      await this.#queue.settle();
     }
   }
 
+  /** Schedules a step and hands it over; false when all there is to schedule waits for results. */
+  #pushStep(): boolean {
+    this.#queue.begin();
+    const began = performance.now();
+    const step = this.#schedule();
+    if (step === undefined) return false;
+    for (const sequence of step.seqs) sequence.startedMs ??= began;
+    this.#queue.push(step, step.isForward ? this.#forwards.get(step.seqs[0]!)!.taps : undefined);
+    return true;
+  }
+
   /** Generation and forward steps take turns while there are both. */
-  #schedule(): ScheduledStep {
+  #schedule(): ScheduledStep | undefined {
     const scheduler = this.#scheduler;
     const step = this.#wasForward
       ? (scheduler.schedule() ?? scheduler.scheduleForward())
       : (scheduler.scheduleForward() ?? scheduler.schedule());
-    invariant(step, `${scheduler.numRunning} sequences run and ${scheduler.numWaiting} wait, but nothing can be scheduled`);
-    this.#wasForward = step.isForward;
+    invariant(
+      step !== undefined || !this.#queue.isEmpty,
+      `${scheduler.numRunning} sequences run and ${scheduler.numWaiting} wait, but nothing can be scheduled`,
+    );
+    if (step !== undefined) this.#wasForward = step.isForward;
     return step;
   }
 
@@ -311,7 +321,7 @@ export class AsyncEngine {
     for (let row = 0; row < step.sampled.length; row++) {
       const sequence = step.sampled[row]!;
       const entry = this.#bySequence.get(sequence);
-      if (entry === undefined) continue; // aborted while the step was in flight
+      if (entry === undefined) continue; // it ended while the step was in flight
       const id = result.tokenIds[row]!;
       if (!(id >= 0 && id < this.#device.vocabSize)) {
         const at = `after ${sequence.numTokens - 1} tokens`;

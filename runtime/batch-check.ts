@@ -6,8 +6,11 @@
 import { type Batch, type Device, SAMPLE_FLOATS_WIDTH, SAMPLE_INTS, SAMPLE_INTS_WIDTH } from "./batch.ts";
 import { InternalError } from "./errors.ts";
 
-/** Throws `InternalError` unless lengths match shapes, shapes keep to `device`'s limits and every index is inside its table. */
-export function checkBatch(batch: Batch, device: Device): void {
+/**
+ * Throws `InternalError` unless lengths match shapes, shapes keep to `device`'s limits and every index is inside its table.
+ * `numSampledBefore`: rows that the step before samples, to which ids below 0 point where the device takes two steps at once.
+ */
+export function checkBatch(batch: Batch, device: Device, numSampledBefore: number): void {
   const { tokenIds, positions, seqIds, seqLens, blockTables, numSeqs, blocksPerSeq } = batch;
   const { sampleRows, sampleInts, sampleTokens } = batch;
   const numTokens = tokenIds.length;
@@ -26,8 +29,11 @@ export function checkBatch(batch: Batch, device: Device): void {
   if (sampleTokens.length % 2 !== 0) fail(`sampleTokens of ${sampleTokens.length} numbers, expected pairs`);
   // Comparisons first, messages only on failure: this runs once per token of every step.
   const maxPosition = blocksPerSeq * device.blockSize;
+  const leastId = device.depth === 2 ? -numSampledBefore : 0;
   for (let t = 0; t < numTokens; t++) {
-    if (outside(tokenIds[t]!, device.vocabSize)) fail(`tokenIds[${t}] ${tokenIds[t]}, vocabulary ${device.vocabSize}`);
+    if (!(tokenIds[t]! >= leastId && tokenIds[t]! < device.vocabSize)) {
+      fail(`tokenIds[${t}] ${tokenIds[t]}, vocabulary ${device.vocabSize}, ${-leastId} ids still on the device`);
+    }
     if (outside(seqIds[t]!, numSeqs)) fail(`seqIds[${t}] ${seqIds[t]}, ${numSeqs} sequences`);
     if (outside(positions[t]!, maxPosition)) fail(`positions[${t}] ${positions[t]}, block table for ${maxPosition}`);
     const length = seqLens[seqIds[t]!]!;

@@ -34,7 +34,7 @@ export const MAX_LOGPROBS = 20;
 
 /** One step's input. All arrays are exactly as long as their shape says. */
 export interface Batch {
-  readonly tokenIds: Int32Array; // (T)
+  readonly tokenIds: Int32Array; // (T): an id, or −1 − r for the one that the step before samples in its row r (a device of depth 2)
   readonly positions: Int32Array; // (T)
   readonly seqIds: Int32Array; // (T)
   readonly seqLens: Int32Array; // (B): tokens known of the sequence, those of later steps included
@@ -71,7 +71,9 @@ export interface Device {
    * length is of no use to it any more.
    */
   readonly rebuiltBeyond: readonly number[];
-  /** One step at a time; rejects with `EngineError` when the engine is closed. */
+  /** How many steps it takes at once. With 2, the second is handed over while the first runs. */
+  readonly depth: 1 | 2;
+  /** Runs one step. At most `depth` at a time, answered in order; rejects with `EngineError` when the engine is closed. */
   step(batch: Batch, taps?: readonly string[]): Promise<StepResult>;
 }
 

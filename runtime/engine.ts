@@ -43,10 +43,12 @@ export class Engine implements Device {
   readonly vocabSize: number;
   readonly rebuiltBeyond: readonly number[];
   readonly numBlocks: number;
+  readonly depth: 1 | 2;
   /** Of a CPU's team; 1 where a GPU runs the kernels. */
   readonly threads: number;
   /** Bytes reserved for the KV cache, committed as blocks are first used. */
   readonly kvCacheBytes: number;
+  #numSampledBefore = 0; // rows of the last step handed over
   #closing: Promise<void> | undefined;
 
   private constructor(
@@ -57,6 +59,7 @@ export class Engine implements Device {
   ) {
     this.numBlocks = device.numBlocks;
     this.threads = device.threads;
+    this.depth = device.depth;
     this.blockSize = manifest.kvCache.blockSize;
     this.maxModelLen = limits.maxModelLen;
     this.maxNumSeqs = limits.maxNumSeqs;
@@ -90,12 +93,12 @@ export class Engine implements Device {
   }
 
   /**
-   * Runs one batch. A sampled id of −1 says that the row's logits held a NaN or banned every token: the caller decides.
+   * Runs one batch, `depth` at a time, answered in order. A sampled id of −1 says that the row's logits held a NaN or banned every token: the caller decides.
    * Throws `EngineError` for an unknown tap or a closed engine, `InternalError` for a batch that breaks its own contract.
    */
   async step(batch: Batch, taps: readonly string[] = []): Promise<StepResult> {
     if (this.#closing) throw new EngineError("the engine is closed");
-    checkBatch(batch, this);
+    checkBatch(batch, this, this.#numSampledBefore);
     const numTokens = batch.tokenIds.length;
     const numSamples = batch.sampleRows.length;
     const symbols = { T: numTokens, B: batch.numSeqs, S: numSamples, P: batch.blocksPerSeq };
@@ -122,6 +125,7 @@ export class Engine implements Device {
       top_ids: result.topIds,
       top_logprobs: result.topLogprobs,
     };
+    this.#numSampledBefore = numSamples;
     const ms = await this.device.run(
       index,
       Int32Array.from(SYMBOLS, (symbol) => symbols[symbol]),

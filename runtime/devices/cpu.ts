@@ -45,6 +45,7 @@ export const cpuFamily: DeviceFamily = {
     return {
       numBlocks,
       threads,
+      depth: 1,
       run: (program, symbols, arrays, taps) => executor.run(program, symbols, arrays, taps),
       profile: (on) => executor.profile(on),
       close: () => executor.close(),

@@ -55,6 +55,7 @@ export const cudaFamily: DeviceFamily = {
     return {
       numBlocks,
       threads: 1,
+      depth: 2,
       run: (program, symbols, arrays, taps) => executor.run(program, symbols, launchSymbols(symbols), arrays, taps),
       profile: (on) => executor.profile(on),
       close: () => executor.close(),

@@ -41,6 +41,8 @@ export interface EngineDevice {
   readonly numBlocks: number;
   /** Threads of a CPU's team; 1 of a GPU, whose blocks the driver hands out. */
   readonly threads: number;
+  /** How many runs it takes at once, in order. */
+  readonly depth: 1 | 2;
   /** Runs one program, as `NativeExecutor.run` says; `arrays` are those of STEP_ARRAYS. */
   run(program: number, symbols: Int32Array, arrays: readonly StepTypedArray[], taps: readonly NativeTap[]): Promise<number>;
   /** Turns timing of single steps on or off; the milliseconds of each step of the last profiled run. */

@@ -4,8 +4,15 @@
  * Decodes go first, then prefills already begun, then newcomers, each in order of arrival, under a token budget; a prefill takes what
  * is left of the budget and goes on in the next step. When blocks run out the latest arrival gives its own back and is computed anew
  * later; so does a sequence that has grown past a length beyond which its keys are others. Nothing here waits or talks to a device.
- * State moves when a step is *scheduled*, so `schedule` may be called again before the step has reported back: a sequence that awaits
- * its sampled token has nothing to schedule and is passed over.
+ * State moves when a step is *scheduled*, so `schedule` may be called again before the step has reported back. Of the sequences whose
+ * sampled token is then still on the device,
+ *   - on a device of depth 2 most run ahead: the next step computes that token under a placeholder, filled in when the step before
+ *     reports back. A block that a placeholder fills is found in the prefix cache only from then on;
+ *   - those wait, nothing of them being scheduled, that penalties count the output of, whose token in flight is the last by `maxTokens`
+ *     or takes them past a length beyond which their keys are others, or that would take a block from someone;
+ *   - what ends by its token (EOS, a stop string) has run one step too far. The row is ignored, its blocks are free at once.
+ * Chunks of a forward pass wait for each other. Where more would wait than run, the whole step waits: sequences that take turns in two
+ * half-empty steps would take twice the time.
  *
  * The device must run steps in the order they were scheduled: blocks freed while a step is in flight are handed out at once.
  */
@@ -21,6 +28,8 @@ export interface SchedulerOptions {
   readonly maxNumBatchedTokens: number;
   /** As the device says it. */
   readonly rebuiltBeyond: readonly number[];
+  /** Steps that the device takes at once; default 1: nothing runs ahead. */
+  readonly depth?: 1 | 2;
   readonly enablePrefixCaching: boolean;
   /** Isolates this engine's prefix cache keys from those of others. */
   readonly salt: string;
@@ -44,6 +53,7 @@ export class Scheduler {
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
   readonly #rebuiltBeyond: readonly number[];
+  readonly #depth: 1 | 2;
   // Both in order of arrival.
   readonly #waiting: Sequence[] = [];
   readonly #running: Sequence[] = [];
@@ -60,6 +70,7 @@ export class Scheduler {
     this.maxNumSeqs = options.maxNumSeqs;
     this.maxNumBatchedTokens = options.maxNumBatchedTokens;
     this.#rebuiltBeyond = options.rebuiltBeyond;
+    this.#depth = options.depth ?? 1;
   }
 
   get numWaiting(): number {
@@ -119,12 +130,14 @@ export class Scheduler {
     invariant(at >= 0, `sequence ${seq.arrival} is ${seq.status} but not in its queue`);
     queue.splice(at, 1);
     seq.status = "finished";
+    if (seq.isAhead) seq.numTokens--; // its token is not waited for
     this.blocks.free(seq);
   }
 
-  /** The next generation step, or undefined when nothing can run now. */
+  /** The next generation step, or undefined when nothing can run now, or not before the step in flight has reported back. */
   schedule(): ScheduledStep | undefined {
     const step = new StepPlan(this.#numSteps + 1);
+    if (this.#depth === 2 && this.#mostWait(step.id)) return undefined;
     let budget = this.maxNumBatchedTokens;
     const preemptionsBefore = this.#numPreemptions;
 
@@ -132,8 +145,13 @@ export class Scheduler {
     const running = this.#running;
     for (let i = 0; i < running.length && budget > 0; i++) {
       const seq = running[i]!;
-      if (seq.numUncomputedTokens !== 1) continue;
-      if (!this.#allocateByPreempting(seq, seq.numTokens, step.id)) break; // it was the last in line itself
+      if (this.#runsAhead(seq, step.id)) {
+        if (!this.blocks.allocate(seq, seq.numTokens + 1)) continue; // the step in flight may end what frees a block
+        seq.runAhead();
+      } else {
+        if (seq.numUncomputedTokens !== 1) continue;
+        if (!this.#allocateByPreempting(seq, seq.numTokens, step.id)) break; // it was the last in line itself
+      }
       this.#commit(step, seq, 1);
       budget--;
     }
@@ -167,7 +185,7 @@ export class Scheduler {
   /** The next chunk of the oldest forward pass, every row of it sampled; undefined when there is none or blocks are lacking. */
   scheduleForward(): ScheduledStep | undefined {
     const seq = this.#forwards[0];
-    if (seq === undefined || seq.numUncomputedTokens === 0) return undefined;
+    if (seq === undefined || seq.numUncomputedTokens === 0 || (this.#depth === 2 && seq.numInFlight > 0)) return undefined;
     if (seq.numBlocks === 0 && !this.blocks.allocate(seq, seq.numTokens)) return undefined;
     seq.status = "running";
     const step = new StepPlan(++this.#numSteps, true);
@@ -184,6 +202,11 @@ export class Scheduler {
     for (let i = 0; i < step.sampled.length; i++) {
       const seq = step.sampled[i]!;
       if (seq.status === "finished") continue;
+      if (seq.isAhead) {
+        seq.catchUp(tokenIds[i]!);
+        this.blocks.cacheFullBlocks(seq, seq.numTokens - 1, seq.numTokens, seq.lastStep);
+        continue;
+      }
       seq.append(tokenIds[i]!);
       const kind = kvKind(seq.numTokens, this.#rebuiltBeyond);
       if (kind === seq.kvKind) continue;
@@ -206,6 +229,12 @@ export class Scheduler {
         invariant(i === 0 || queue[i - 1]!.arrival < seq.arrival, `${who} is out of order`);
         invariant(seq.numInFlight >= 0, `${who} has ${seq.numInFlight} steps in flight`);
         invariant(seq.numComputedTokens <= seq.numTokens, `${who} has more tokens computed than known`);
+        invariant(
+          !seq.isAhead || (status === "running" && seq.numInFlight === 2),
+          `${who} holds a placeholder with no token to come`,
+        );
+        const placeholder = seq.tokens.subarray(0, seq.numTokens - 1).findIndex((id) => id < 0);
+        invariant(placeholder < 0, `${who} holds a placeholder at ${placeholder} of ${seq.numTokens} tokens`);
         const kind = kvKind(seq.numTokens, this.#rebuiltBeyond);
         invariant(seq.kvKind === kind, `${who} has keys of kind ${seq.kvKind}, its ${seq.numTokens} tokens want ${kind}`);
         const blocks = this.blocks.blocksFor(seq.numComputedTokens);
@@ -257,7 +286,31 @@ export class Scheduler {
   #commit(step: StepPlan, seq: Sequence, numTokens: number): void {
     const start = seq.numComputedTokens;
     step.push(seq, numTokens);
-    this.blocks.cacheFullBlocks(seq, start, start + numTokens, step.id);
+    if (!seq.isAhead) this.blocks.cacheFullBlocks(seq, start, start + numTokens, step.id);
+  }
+
+  /** Whether step `step`, scheduled now, may compute the token of `seq` that the step before samples. */
+  #runsAhead(seq: Sequence, step: number): boolean {
+    return (
+      this.#depth === 2 &&
+      awaitsToken(seq) &&
+      seq.numInFlight === 1 &&
+      seq.lastStep === step - 1 &&
+      seq.sampling!.counts === undefined &&
+      !endsWithNext(seq) &&
+      kvKind(seq.numTokens + 1, this.#rebuiltBeyond) === seq.kvKind
+    );
+  }
+
+  /** Whether step `step`, scheduled now, would pass over as many sequences as it took, or more. */
+  #mostWait(step: number): boolean {
+    let numWaiting = 0;
+    let numTaken = 0;
+    for (const seq of this.#running) {
+      if (!awaitsToken(seq) || this.#runsAhead(seq, step)) numTaken++;
+      else if (!endsWithNext(seq)) numWaiting++;
+    }
+    return numWaiting > 0 && numWaiting >= numTaken;
   }
 
   /**
@@ -306,9 +359,15 @@ class StepPlan implements ScheduledStep {
     seq.numComputedTokens += n;
     seq.numInFlight++;
     seq.lastStep = this.id;
-    if (!this.isForward && seq.numComputedTokens === seq.numTokens) this.sampled.push(seq);
+    if (!this.isForward && seq.numComputedTokens === seq.numTokens) seq.sampledRow = this.sampled.push(seq) - 1;
   }
 }
+
+/** Whether the next token of a running sequence is being sampled. */
+const awaitsToken = (seq: Sequence): boolean => seq.numUncomputedTokens === 0;
+
+/** Whether the token to come is the last one. */
+const endsWithNext = (seq: Sequence): boolean => seq.numOutputTokens + 1 >= seq.maxTokens;
 
 /** Inserts into a queue in order of arrival; both of its uses insert near an end. */
 function insertByArrival(queue: Sequence[], seq: Sequence): void {

@@ -13,6 +13,8 @@ export interface SequenceInit {
   readonly sampling: SamplingState | undefined;
   /** Prefix blocks are shared only between sequences of the same salt. */
   readonly cacheSalt?: string;
+  /** Output tokens after which the caller ends it; without one the scheduler knows of no end. */
+  readonly maxTokens?: number;
 }
 
 export class Sequence {
@@ -23,8 +25,9 @@ export class Sequence {
   startedMs: number | undefined;
   readonly sampling: SamplingState | undefined;
   readonly cacheSalt: string;
+  readonly maxTokens: number;
 
-  /** Prompt and output ids; the first `numTokens` are valid. */
+  /** Prompt and output ids; the first `numTokens` are valid. Only the last may be a placeholder (`runAhead`). */
   tokens: Int32Array;
   numTokens: number;
   readonly numPromptTokens: number;
@@ -43,8 +46,9 @@ export class Sequence {
 
   /** Steps that were scheduled and have not reported back. */
   numInFlight = 0;
-  /** The last step it was scheduled in. */
+  /** The last step it was scheduled in, and the row in which that samples its next token if it does. */
   lastStep = 0;
+  sampledRow = 0;
 
   constructor(init: SequenceInit) {
     this.numPromptTokens = init.promptTokenIds.length;
@@ -53,6 +57,7 @@ export class Sequence {
     this.tokens.set(init.promptTokenIds);
     this.sampling = init.sampling;
     this.cacheSalt = init.cacheSalt ?? "";
+    this.maxTokens = init.maxTokens ?? Number.POSITIVE_INFINITY;
   }
 
   get numOutputTokens(): number {
@@ -62,6 +67,21 @@ export class Sequence {
   /** Tokens known but not yet scheduled: 1 in decode, more in prefill, 0 while a sampled token is awaited. */
   get numUncomputedTokens(): number {
     return this.numTokens - this.numComputedTokens;
+  }
+
+  /** Whether its last token is a placeholder. */
+  get isAhead(): boolean {
+    return this.tokens[this.numTokens - 1]! < 0;
+  }
+
+  /** Appends a placeholder for the token that its last step samples: an id below 0, by which the device finds it. */
+  runAhead(): void {
+    this.append(-1 - this.sampledRow);
+  }
+
+  /** Puts the token that has come in the place of the placeholder. */
+  catchUp(id: number): void {
+    this.tokens[this.numTokens - 1] = id;
   }
 
   append(id: number): void {

@@ -61,6 +61,7 @@ class RecordingDevice implements Device {
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
   readonly rebuiltBeyond: readonly number[];
+  readonly depth: 1 | 2;
   readonly logits = new Map<string, string>();
   readonly #engine: Engine;
   readonly #onStep: () => void;
@@ -74,6 +75,7 @@ class RecordingDevice implements Device {
       maxNumBatchedTokens: this.maxNumBatchedTokens,
       vocabSize: this.vocabSize,
       rebuiltBeyond: this.rebuiltBeyond,
+      depth: this.depth,
     } = engine);
     this.#engine = engine;
     this.#onStep = onStep;

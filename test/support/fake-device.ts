@@ -23,6 +23,8 @@ export interface FakeDeviceOptions {
   readonly maxNumBatchedTokens?: number;
   readonly vocabSize?: number;
   readonly rebuiltBeyond?: readonly number[];
+  /** Default 1. */
+  readonly depth?: 1 | 2;
   /** Replaces the hash: the logits after `context`. */
   readonly logits?: (context: readonly number[]) => ArrayLike<number>;
   /** Called while each step runs, before it reads its batch; may throw or wait. */
@@ -54,15 +56,22 @@ export class FakeDevice implements Device {
   readonly maxNumBatchedTokens: number;
   readonly vocabSize: number;
   readonly rebuiltBeyond: readonly number[];
+  readonly depth: 1 | 2;
   /** Batches as they were run, without their arrays' sharing. */
   readonly log: { readonly numTokens: number; readonly numSeqs: number; readonly numSamples: number }[] = [];
+  /** Token ids that came as placeholders. */
+  numPlaceholders = 0;
+  /** Most steps that were here at once. */
+  mostInFlight = 0;
   readonly #options: FakeDeviceOptions;
   readonly #kvTokens: Int32Array;
   readonly #kvKinds: Int32Array;
   readonly #writtenIn: Int32Array;
   readonly #writer: Int32Array;
   #steps = 0;
-  #isBusy = false;
+  #numInFlight = 0;
+  #last: Promise<unknown> = Promise.resolve();
+  #sampledIds = new Int32Array(0); // of the step before
 
   constructor(options: FakeDeviceOptions = {}) {
     this.#options = options;
@@ -73,6 +82,7 @@ export class FakeDevice implements Device {
     this.maxNumBatchedTokens = options.maxNumBatchedTokens ?? 256;
     this.vocabSize = options.vocabSize ?? 64;
     this.rebuiltBeyond = options.rebuiltBeyond ?? [];
+    this.depth = options.depth ?? 1;
     const slots = this.numBlocks * this.blockSize;
     this.#kvTokens = new Int32Array(slots).fill(-1);
     this.#kvKinds = new Int32Array(slots);
@@ -84,26 +94,37 @@ export class FakeDevice implements Device {
     return this.#steps;
   }
 
-  async step(batch: Batch, taps: readonly string[] = []): Promise<StepResult> {
-    expect(!this.#isBusy, "two steps at once");
-    this.#isBusy = true;
+  step(batch: Batch, taps: readonly string[] = []): Promise<StepResult> {
+    const result = this.#stepAfter(this.#last, batch, taps);
+    this.#last = result.catch(() => {});
+    return result;
+  }
+
+  async #stepAfter(last: Promise<unknown>, batch: Batch, taps: readonly string[]): Promise<StepResult> {
+    expect(this.#numInFlight < this.depth, `${this.#numInFlight + 1} steps at once`);
+    this.#numInFlight++;
+    this.mostInFlight = Math.max(this.mostInFlight, this.#numInFlight);
     try {
       const before = structuredClone(batch);
+      if (this.#numInFlight > 1) await last;
       await this.#options.during?.(this.#steps + 1);
       await Promise.resolve();
       expect(JSON.stringify(before) === JSON.stringify(batch), "it changed while the step was running");
       return this.run(batch, taps);
     } finally {
-      this.#isBusy = false;
+      this.#numInFlight--;
     }
   }
 
   /** The step itself, at once. */
   run(batch: Batch, taps: readonly string[] = []): StepResult {
     const step = ++this.#steps;
-    checkBatch(batch, this); // what a real engine insists on
+    checkBatch(batch, this, this.#sampledIds.length); // what a real engine insists on
     this.#check(batch);
-    const { tokenIds, positions, seqIds, seqLens } = batch;
+    const { positions, seqIds, seqLens } = batch;
+    // A row that had no token to sample is computed on as any other: nobody reads what comes of it.
+    const tokenIds = batch.tokenIds.map((id) => (id < 0 ? Math.max(0, this.#sampledIds[-1 - id]!) : id));
+    this.numPlaceholders += batch.tokenIds.filter((id) => id < 0).length;
     const T = tokenIds.length;
     const kindOf = (seq: number): number => kvKind(seqLens[seq]!, this.rebuiltBeyond);
     this.log.push({ numTokens: T, numSeqs: batch.numSeqs, numSamples: batch.sampleRows.length });
@@ -130,6 +151,7 @@ export class FakeDevice implements Device {
     );
     const rawLogits = contexts.map((context, s) => this.logitsAfter(context, kinds[s]));
     for (let s = 0; s < S; s++) this.#sample(batch, s, Float64Array.from(rawLogits[s]!), result);
+    this.#sampledIds = result.tokenIds.slice();
     for (const name of taps) {
       if (name === "logits") result.taps.set(name, Float32Array.from(rawLogits.flatMap((row) => Array.from(row))));
       else
@@ -179,7 +201,7 @@ export class FakeDevice implements Device {
     const ends = new Int32Array(numSeqs).fill(-1);
     for (let t = 0; t < T; t++) {
       const id = tokenIds[t]!;
-      expect(id >= 0 && id < this.vocabSize, `token id ${id}`);
+      expect(id >= -this.#sampledIds.length && id < this.vocabSize, `token id ${id}`);
       expect(positions[t]! < this.maxModelLen, `position ${positions[t]}`);
       const first = t === 0 || seqIds[t] !== seqIds[t - 1];
       expect(seqIds[t] === (t === 0 ? 0 : seqIds[t - 1]! + (first ? 1 : 0)), "sequences are not in order");
