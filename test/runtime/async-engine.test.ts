@@ -1,96 +1,18 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { AsyncEngine, type AsyncEngineOptions } from "../../runtime/async-engine.ts";
+import type { AsyncEngineOptions } from "../../runtime/async-engine.ts";
 import { EngineError, RequestError } from "../../runtime/errors.ts";
-import type { FinishReason, OutputDelta, TokenLogprob } from "../../runtime/request.ts";
+import type { OutputDelta } from "../../runtime/request.ts";
 import { type SamplingParams, samplingParams } from "../../runtime/sampling-params.ts";
-import { FakeDevice, type FakeDeviceOptions, fakeTokenizer, hashLogits } from "../support/fake-device.ts";
+import { ask, collect, complete, counting, engineMaker, greedy, randomIds } from "../support/engine-requests.ts";
+import { type FakeDeviceOptions, hashLogits } from "../support/fake-device.ts";
 
-interface Output {
-  text: string;
-  tokenIds: number[];
-  logprobs: TokenLogprob[];
-  finishReason: FinishReason | null;
-  stopReason: string | number | null;
-  numCachedTokens: number;
-}
+/** Steps that the device takes at once. */
+const DEPTHS = [1, 2] as const;
 
-function makeEngine(
-  options: FakeDeviceOptions = {},
-  engineOptions: Partial<AsyncEngineOptions> = {},
-  pieces?: readonly string[],
-) {
-  const device = new FakeDevice({
-    ...options,
-    during: async (step) => {
-      engine.checkIntegrity();
-      await options.during?.(step);
-      engine.checkIntegrity();
-    },
-  });
-  const engine = new AsyncEngine(device, fakeTokenizer(pieces), { eosTokenIds: [0], numLayers: 2, ...engineOptions });
-  return { device, engine };
-}
+describe.each(DEPTHS)("the same request gives the same tokens, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
 
-async function collect(deltas: AsyncIterable<OutputDelta>, n = 1): Promise<Output[]> {
-  const outputs: Output[] = Array.from({ length: n }, () => ({
-    text: "",
-    tokenIds: [],
-    logprobs: [],
-    finishReason: null,
-    stopReason: null,
-    numCachedTokens: -1,
-  }));
-  for await (const delta of deltas) {
-    const output = outputs[delta.index]!;
-    expect(output.finishReason).toBeNull(); // nothing comes after the end
-    output.text += delta.text;
-    output.tokenIds.push(...delta.tokenIds);
-    output.logprobs.push(...(delta.logprobs ?? []));
-    output.finishReason = delta.finishReason;
-    output.stopReason = delta.stopReason;
-    output.numCachedTokens = delta.numCachedTokens;
-  }
-  return outputs;
-}
-
-let numRequests = 0;
-function ask(engine: AsyncEngine, promptTokenIds: readonly number[], params: Partial<SamplingParams> = {}, signal?: AbortSignal) {
-  return engine.generate({
-    requestId: `r${numRequests++}`,
-    promptTokenIds,
-    params: samplingParams({ temperature: 0, ...params }),
-    signal,
-  });
-}
-
-async function complete(engine: AsyncEngine, prompt: readonly number[], params: Partial<SamplingParams> = {}): Promise<Output> {
-  return (await collect(ask(engine, prompt, params)))[0]!;
-}
-
-function randomIds(seed: number, length: number, vocabSize = 64): number[] {
-  let state = seed * 2654435761 + 1;
-  return Array.from({ length }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return 1 + (state % (vocabSize - 1));
-  });
-}
-
-/** What the model says greedily, computed without any engine. */
-function greedy(prompt: readonly number[], n: number): number[] {
-  const context = [...prompt];
-  for (let i = 0; i < n; i++) {
-    const logits = hashLogits(context, 64);
-    context.push(logits.indexOf(Math.max(...logits)));
-  }
-  return context.slice(prompt.length);
-}
-
-/** A model that says its last token plus one. */
-const counting = (context: readonly number[]) =>
-  Array.from({ length: 64 }, (_, v) => (v === (context.at(-1)! + 1) % 64 ? 10 : 0));
-
-describe("the same request gives the same tokens", () => {
   const prompt = randomIds(7, 45);
   const params = { maxTokens: 40, ignoreEos: true };
   const expected = greedy(prompt, 40);
@@ -141,7 +63,9 @@ describe("the same request gives the same tokens", () => {
   });
 });
 
-describe("prefix cache", () => {
+describe.each(DEPTHS)("prefix cache, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
+
   it("skips the full blocks that an earlier request computed, all but the last token", async () => {
     const { engine, device } = makeEngine();
     const prompt = randomIds(1, 32);
@@ -182,7 +106,9 @@ describe("prefix cache", () => {
   });
 });
 
-describe("how an output ends", () => {
+describe.each(DEPTHS)("how an output ends, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
+
   it("at maxTokens, with reason length", async () => {
     const output = await complete(makeEngine({ logits: counting }).engine, [1], { maxTokens: 5 });
     expect(output).toMatchObject({ tokenIds: [2, 3, 4, 5, 6], text: "cdefg", finishReason: "length", stopReason: null });
@@ -243,7 +169,9 @@ describe("how an output ends", () => {
   });
 });
 
-describe("aborting", () => {
+describe.each(DEPTHS)("aborting, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
+
   it("by signal ends with reason abort and frees everything, at any moment", async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(fc.nat({ max: 30 }), { minLength: 8, maxLength: 8 }), fc.boolean(), async (moments, tiny) => {
@@ -282,7 +210,8 @@ describe("aborting", () => {
     const aborted = collect(ask(engine, randomIds(1, 20), { maxTokens: 50, ignoreEos: true }, controller.signal));
     const other = await complete(engine, randomIds(2, 20), { maxTokens: 10, ignoreEos: true });
     expect(other.tokenIds).toEqual(greedy(randomIds(2, 20), 10));
-    expect((await aborted)[0]).toMatchObject({ finishReason: "abort", tokenIds: greedy(randomIds(1, 20), 2) });
+    // Results are read one step behind the device of depth 2.
+    expect((await aborted)[0]).toMatchObject({ finishReason: "abort", tokenIds: greedy(randomIds(1, 20), 3 - depth) });
   });
 
   it("before the start gives one delta a completion and never runs", async () => {
@@ -329,7 +258,9 @@ describe("aborting", () => {
   });
 });
 
-describe("sampling parameters reach the device", () => {
+describe.each(DEPTHS)("sampling parameters reach the device, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
+
   it("logprobs: the sampled token's and the best alternatives", async () => {
     const { engine } = makeEngine();
     const prompt = randomIds(3, 9);
@@ -367,7 +298,9 @@ describe("sampling parameters reach the device", () => {
   });
 });
 
-describe("forward", () => {
+describe.each(DEPTHS)("forward, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
+
   it("gives logits and hidden states of every position, in chunks, beside running requests", async () => {
     const { engine, device } = makeEngine({ maxNumSeqs: 8, numBlocks: 64, maxModelLen: 200 });
     const running = Array.from({ length: 12 }, (_, i) => complete(engine, randomIds(i, 30), { maxTokens: 30, ignoreEos: true }));
@@ -399,6 +332,7 @@ describe("forward", () => {
 });
 
 describe("refusals", () => {
+  const makeEngine = engineMaker(1);
   const { engine } = makeEngine({ maxModelLen: 100, numBlocks: 20 });
   const refused = (prompt: number[], params: Partial<SamplingParams> = {}) => {
     try {
@@ -438,7 +372,9 @@ describe("refusals", () => {
   });
 });
 
-describe("when things end", () => {
+describe.each(DEPTHS)("when things end, at depth %i", (depth) => {
+  const makeEngine = engineMaker(depth);
+
   it("a device failure fails every request and all later calls", async () => {
     const { engine } = makeEngine({
       during: (step) => {
