@@ -3,6 +3,7 @@
  */
 import { expect } from "vitest";
 import { AsyncEngine, type AsyncEngineOptions } from "../../runtime/async-engine.ts";
+import { kvKind } from "../../runtime/batch.ts";
 import type { FinishReason, OutputDelta, TokenLogprob } from "../../runtime/request.ts";
 import { type SamplingParams, samplingParams } from "../../runtime/sampling-params.ts";
 import { FakeDevice, type FakeDeviceOptions, fakeTokenizer, hashLogits } from "./fake-device.ts";
@@ -90,10 +91,10 @@ export function randomIds(seed: number, length: number, vocabSize = 64): number[
 }
 
 /** What the hash model says greedily, computed without any engine. */
-export function greedy(prompt: readonly number[], n: number): number[] {
+export function greedy(prompt: readonly number[], n: number, rebuiltBeyond: readonly number[] = []): number[] {
   const context = [...prompt];
   for (let i = 0; i < n; i++) {
-    const logits = hashLogits(context, 64);
+    const logits = hashLogits(context, 64, kvKind(context.length, rebuiltBeyond));
     context.push(logits.indexOf(Math.max(...logits)));
   }
   return context.slice(prompt.length);

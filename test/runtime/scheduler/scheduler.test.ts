@@ -19,7 +19,8 @@ const OPTIONS: SchedulerOptions = {
 
 function newSequence(promptTokenIds: readonly number[], params: Partial<SamplingParams> = {}): Sequence {
   const checked = samplingParams({ temperature: 0, ...params });
-  return new Sequence({ promptTokenIds, sampling: new SamplingState(checked, 0, promptTokenIds, checked.stopTokenIds) });
+  const sampling = new SamplingState(checked, 0, promptTokenIds, checked.stopTokenIds);
+  return new Sequence({ promptTokenIds, sampling, maxTokens: checked.maxTokens ?? undefined });
 }
 
 const range = (from: number, count: number): number[] => Array.from({ length: count }, (_, i) => from + i);
@@ -290,6 +291,10 @@ describe("random arrivals and cancellations", () => {
     ["short of blocks, two steps ahead of the device", { numBlocks: 48 }, 2],
     ["with keys that change as sequences grow", { numBlocks: 512, rebuiltBeyond: [20, 40] }, 2],
     ["with keys that change, short of blocks", { numBlocks: 48, maxNumBatchedTokens: 24, rebuiltBeyond: [20, 40] }, 0],
+    ["running ahead", { numBlocks: 512, depth: 2 }, 1],
+    ["running ahead, short of blocks", { numBlocks: 48, maxNumBatchedTokens: 24, depth: 2 }, 1],
+    ["running ahead, short of blocks, without a prefix cache", { numBlocks: 48, depth: 2, enablePrefixCaching: false }, 1],
+    ["running ahead with keys that change", { numBlocks: 56, rebuiltBeyond: [20, 40], depth: 2 }, 1],
   ] as const) {
     it(`keep everything whole over 10,000 steps ${name}`, { timeout: 60_000 }, () => {
       const device = new FakeDevice({ blockSize: 4, maxNumSeqs: 16, maxNumBatchedTokens: 48, maxModelLen: 96, ...options });
@@ -332,8 +337,10 @@ describe("random arrivals and cancellations", () => {
           if (random(20) === 0) {
             scheduler.addForward(new Sequence({ promptTokenIds: prompt, sampling: undefined }));
           } else {
-            const seq = newSequence(prompt);
-            wanted.set(seq, 1 + random(30));
+            const length = 1 + random(30);
+            // The end of some is known beforehand, that of others comes as a surprise.
+            const seq = newSequence(prompt, length % 2 === 0 ? { maxTokens: length } : {});
+            wanted.set(seq, length);
             scheduler.add(seq);
           }
         }
@@ -358,7 +365,8 @@ describe("random arrivals and cancellations", () => {
       }
       expect(finished).toBeGreaterThan(300);
       expect(forwards).toBeGreaterThan(20);
-      expect(scheduler.prefixCacheHits).toBeGreaterThan(1000);
+      if (!("enablePrefixCaching" in options)) expect(scheduler.prefixCacheHits).toBeGreaterThan(1000);
+      if ("depth" in options) expect(device.numPlaceholders).toBeGreaterThan(10_000);
       if (options.numBlocks < 512) expect(scheduler.numPreemptions).toBeGreaterThan(20);
     });
   }

@@ -89,7 +89,7 @@ describe("row kernels on CUDA", () => {
     ).toEqual([0, 0]);
   });
 
-  it("look up what the step before sampled, where an id says its row", () => {
+  it("look up what the step before sampled, where an id says its row, and the first id where that had no token", () => {
     const spec: KernelSpec = {
       ...common,
       kind: "embedding",
@@ -99,9 +99,10 @@ describe("row kernels on CUDA", () => {
       out: buffer("out", 32),
     };
     const env = randomEnvironment(spec, randomSource(seed), { rows: 3 });
-    const ids = (of: readonly number[]) => ({ ...env, input: () => Int32Array.from(of), sampled: Int32Array.of(5, 7, 2) });
-    const { results } = runCudaKernel(spec, [ids([-2, 4, -3]), ids([7, 4, 2])]);
+    const ids = (of: readonly number[]) => ({ ...env, input: () => Int32Array.from(of), sampled: Int32Array.of(-1, 7, 2) });
+    const { results } = runCudaKernel(spec, [ids([-2, 4, -3]), ids([7, 4, 2]), ids([-1, -1, 4]), ids([0, 0, 4])]);
     expect(results[0]!.out).toEqual(results[1]!.out);
+    expect(results[2]!.out).toEqual(results[3]!.out);
   });
 
   it("evaluate every function over operands of every dtype and shape", () => {
