@@ -24,9 +24,10 @@ class InstantDevice implements Device {
   readonly maxNumBatchedTokens = 8192;
   readonly vocabSize = VOCAB_SIZE;
   readonly rebuiltBeyond = [];
-  readonly depth = 1;
   steps = 0;
   decodeSeqs = 0;
+
+  constructor(readonly depth: 1 | 2) {}
 
   async step(batch: Batch): Promise<StepResult> {
     this.steps++;
@@ -49,8 +50,8 @@ class InstantDevice implements Device {
 const pieces = Array.from({ length: 256 }, (_, i) => ` word${i}`);
 const tokenizer = { stream: () => ({ push: (id: number) => pieces[id & 255]!, flush: () => "" }) };
 
-async function measure(numSeqs: number, promptTokens: number, params: Partial<SamplingParams>): Promise<void> {
-  const device = new InstantDevice();
+async function measure(depth: 1 | 2, numSeqs: number, promptTokens: number, params: Partial<SamplingParams>): Promise<void> {
+  const device = new InstantDevice(depth);
   const engine = new AsyncEngine(device, tokenizer, { eosTokenIds: [], numLayers: 1 });
   const checked = samplingParams({ maxTokens: STEPS + WARMUP, ...params });
   const clients = Array.from({ length: numSeqs }, async (_, i) => {
@@ -69,6 +70,7 @@ async function measure(numSeqs: number, promptTokens: number, params: Partial<Sa
       await new Promise((resolve) => setImmediate(resolve));
       const now = engine.stats();
       const time = performance.now();
+      if (now.steps === before.steps) continue; // at depth 2 what waits for results takes two turns a step
       if (now.steps === before.steps + 1 && device.decodeSeqs === numSeqs && now.numWaiting === 0) {
         samples.push(now.hostMs - before.hostMs);
         wall.push(time - clock);
@@ -84,15 +86,17 @@ async function measure(numSeqs: number, promptTokens: number, params: Partial<Sa
     const at = (q: number): string => (sorted[Math.floor(q * (sorted.length - 1))]! * 1000).toFixed(0).padStart(5);
     return `${at(0.5)} ${at(0.99)}`;
   };
-  const name = `${numSeqs} sequences, prompt ${promptTokens}, ${JSON.stringify(params)}`;
+  const name = `depth ${depth}, ${numSeqs} sequences, prompt ${promptTokens}, ${JSON.stringify(params)}`;
   console.log(
     `${name.padEnd(72)} host ${show(samples)}  with clients ${show(wall)}   µs (median, p99) over ${samples.length} steps`,
   );
 }
 
-for (const numSeqs of [64, 256]) {
-  await measure(numSeqs, 512, {});
-  await measure(numSeqs, 512, { stop: ["\n\nUser:", "</s>"] });
-  await measure(numSeqs, 512, { repetitionPenalty: 1.1, presencePenalty: 0.5 });
-  await measure(numSeqs, 512, { logprobs: 5 });
+for (const depth of [1, 2] as const) {
+  for (const numSeqs of [64, 256]) {
+    await measure(depth, numSeqs, 512, {});
+    await measure(depth, numSeqs, 512, { stop: ["\n\nUser:", "</s>"] });
+    await measure(depth, numSeqs, 512, { repetitionPenalty: 1.1, presencePenalty: 0.5 });
+    await measure(depth, numSeqs, 512, { logprobs: 5 });
+  }
 }

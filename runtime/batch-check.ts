@@ -32,7 +32,7 @@ export function checkBatch(batch: Batch, device: Device, numSampledBefore: numbe
   const leastId = device.depth === 2 ? -numSampledBefore : 0;
   for (let t = 0; t < numTokens; t++) {
     if (!(tokenIds[t]! >= leastId && tokenIds[t]! < device.vocabSize)) {
-      fail(`tokenIds[${t}] ${tokenIds[t]}, vocabulary ${device.vocabSize}, ${-leastId} ids still on the device`);
+      fail(`tokenIds[${t}] ${tokenIds[t]}, vocabulary ${device.vocabSize}, ids of ${-leastId} rows still on the device`);
     }
     if (outside(seqIds[t]!, numSeqs)) fail(`seqIds[${t}] ${seqIds[t]}, ${numSeqs} sequences`);
     if (outside(positions[t]!, maxPosition)) fail(`positions[${t}] ${positions[t]}, block table for ${maxPosition}`);
