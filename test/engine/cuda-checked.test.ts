@@ -21,8 +21,13 @@ console.log(`seed ${seed} (INGOT_TEST_SEED)`);
 const STEPS = [1, 3, 9, 40, 70];
 const flags = { dtype: "bfloat16", maxModelLen: 192, maxNumSeqs: 70, maxNumBatchedTokens: 70 };
 
-const drawn = [{ family: random.pick(FAMILIES), orders: [random.pick(ORDERS)] }];
-const cases = isFullRun ? FAMILIES.map((family) => ({ family, orders: ORDERS })) : drawn;
+interface Case {
+  readonly family: (typeof FAMILIES)[number];
+  readonly orders: readonly (typeof ORDERS)[number][];
+}
+
+const drawn: readonly Case[] = [{ family: random.pick(FAMILIES), orders: [random.pick(ORDERS)] }];
+const cases: readonly Case[] = isFullRun ? FAMILIES.map((family) => ({ family, orders: ORDERS })) : drawn;
 const scratch = scratchFolder("cuda-checked");
 
 describe.skipIf(!hasGolden).each(cases)("every kernel of $family under the checker", ({ family, orders }) => {
