@@ -6,7 +6,7 @@
  */
 import type { Limits, Manifest, Program } from "../runtime/manifest.ts";
 import { type Architecture, computeDType, type ModelConfig } from "./architecture.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "./codegen/kernel-schedule.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "./codegen/cpu/kernel-schedule.ts";
 import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import type { DType } from "./ir/tensor-type.ts";

@@ -28,9 +28,9 @@ const bundle = join(root, "dist", "bench", "kernels.mjs");
 await build({
   stdin: {
     contents: [
-      'export { cpuDialects } from "./compiler/codegen/cpu.ts";',
-      'export { linearInputDtype } from "./compiler/codegen/cpu.ts";',
-      'export { renderKernel, librarySources } from "./compiler/codegen/render.ts";',
+      'export { cpuDialects } from "./compiler/codegen/cpu/dialect.ts";',
+      'export { linearInputDtype } from "./compiler/codegen/cpu/dialect.ts";',
+      'export { renderKernel, librarySources } from "./compiler/codegen/cpu/render.ts";',
       'export { scheduleKernel } from "./compiler/schedule/cpu.ts";',
       'export { evaluateRpn } from "./compiler/engine/manifest.ts";',
       'export { findCompiler } from "./compiler/toolchain/compiler.ts";',

@@ -6,7 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import { kvKind } from "../../runtime/batch.ts";
 import type { Manifest } from "../../runtime/manifest.ts";
 import { type Architecture, computeDType } from "../architecture.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/cpu/kernel-schedule.ts";
 import { CompileError } from "../errors.ts";
 import { type Interpretation, Interpreter } from "../ir/interpret.ts";
 import { oneSequenceStep } from "../ir/step.ts";

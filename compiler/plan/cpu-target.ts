@@ -1,10 +1,10 @@
 /**
  * CPUs as a target: instruction-set levels, panels for matrices, one program for every step.
  */
-import { cpuDialects, type Isa, linearInputDtype } from "../codegen/cpu.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/kernel-schedule.ts";
-import { bufferBytes, bufferLayout, tensorLayout } from "../codegen/layout.ts";
-import { librarySources, renderKernel } from "../codegen/render.ts";
+import { cpuDialects, type Isa, linearInputDtype } from "../codegen/cpu/dialect.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "../codegen/cpu/kernel-schedule.ts";
+import { bufferBytes, bufferLayout, tensorLayout } from "../codegen/cpu/layout.ts";
+import { librarySources, renderKernel } from "../codegen/cpu/render.ts";
 import { kernelArgs } from "../kernels/operands.ts";
 import { scheduleKernel } from "../schedule/cpu.ts";
 import type { KernelTarget } from "./kernel-target.ts";

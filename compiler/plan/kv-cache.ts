@@ -2,7 +2,7 @@
  * The KV cache of a program: how many layers store keys and values, and how large their blocks are.
  */
 import type { KvCacheEntry } from "../../runtime/manifest.ts";
-import { kvBlockBytes } from "../codegen/layout.ts";
+import { kvBlockBytes } from "../codegen/cpu/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
 import type { KernelSpec } from "../kernels/spec.ts";
 import { manifestDType } from "./program.ts";

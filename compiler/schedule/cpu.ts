@@ -4,9 +4,9 @@
  * The planner takes grids from here, the renderer takes the constants.
  */
 import type { Rpn } from "../../runtime/manifest.ts";
-import { cpuDialects, type Isa } from "../codegen/cpu.ts";
-import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from "../codegen/kernel-schedule.ts";
-import { tensorLayout } from "../codegen/layout.ts";
+import { cpuDialects, type Isa } from "../codegen/cpu/dialect.ts";
+import { DEFAULT_KV_BLOCK_SIZE, type KernelSchedule, type ScheduleContext } from "../codegen/cpu/kernel-schedule.ts";
+import { tensorLayout } from "../codegen/cpu/layout.ts";
 import { InternalError, invariant, UnsupportedError } from "../errors.ts";
 import type { Dim } from "../ir/tensor-type.ts";
 import { kernelOutputs } from "../kernels/operands.ts";

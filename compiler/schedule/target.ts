@@ -1,7 +1,7 @@
 /**
  * Target strings: what they name, what a processor needs to run one, and which suits a processor best.
  */
-import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { cpuDialects, type Isa } from "../codegen/cpu/dialect.ts";
 import { type CudaArch, cudaDialects } from "../codegen/cuda/dialect.ts";
 import { CompileError } from "../errors.ts";
 

@@ -1,7 +1,7 @@
 /**
  * The C++ toolchain: kernels of a CPU become objects, and objects a shared library.
  */
-import type { Isa } from "../codegen/cpu.ts";
+import type { Isa } from "../codegen/cpu/dialect.ts";
 import type { Toolchain } from "./build.ts";
 import { type Compiler, findCompiler } from "./compiler.ts";
 import { compileFlags, linkFlags } from "./flags.ts";

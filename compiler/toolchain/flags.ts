@@ -1,7 +1,7 @@
 /**
  * Compiler flags of kernels: the same for every kernel of a level, so that results and bytes depend on nothing else.
  */
-import { cpuDialects, type Isa } from "../codegen/cpu.ts";
+import { cpuDialects, type Isa } from "../codegen/cpu/dialect.ts";
 import { ToolchainError } from "../errors.ts";
 import type { Compiler } from "./compiler.ts";
 

@@ -7,7 +7,7 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readManifest } from "../../compiler/cli/load.ts";
-import { DEFAULT_KV_BLOCK_SIZE } from "../../compiler/codegen/kernel-schedule.ts";
+import { DEFAULT_KV_BLOCK_SIZE } from "../../compiler/codegen/cpu/kernel-schedule.ts";
 import { Interpreter } from "../../compiler/ir/interpret.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
 import { oneSequenceStep } from "../../compiler/ir/step.ts";

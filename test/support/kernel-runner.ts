@@ -2,9 +2,9 @@
  * Runs generated kernels over an interpreter's environment: packs it into the layouts kernels read, runs, and reads outputs back.
  */
 
-import type { Isa } from "../../compiler/codegen/cpu.ts";
-import { bufferLayout } from "../../compiler/codegen/layout.ts";
-import { renderKernel } from "../../compiler/codegen/render.ts";
+import type { Isa } from "../../compiler/codegen/cpu/dialect.ts";
+import { bufferLayout } from "../../compiler/codegen/cpu/layout.ts";
+import { renderKernel } from "../../compiler/codegen/cpu/render.ts";
 import { evaluateRpn } from "../../compiler/engine/manifest.ts";
 import type { InputName } from "../../compiler/ir/ops.ts";
 import type { KvState } from "../../compiler/ir/step.ts";

@@ -1,6 +1,6 @@
 /** The kernels of an expert layer against their specs' meaning, on every instruction set this machine can run. */
 import { describe, expect, it } from "vitest";
-import { linearInputDtype } from "../../compiler/codegen/cpu.ts";
+import { linearInputDtype } from "../../compiler/codegen/cpu/dialect.ts";
 import { roundTo } from "../../compiler/ir/rounding.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
 import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";

@@ -1,6 +1,6 @@
 /** Linears against their spec's meaning, on every instruction set this machine can run. */
 import { describe, expect, it } from "vitest";
-import { linearInputDtype } from "../../compiler/codegen/cpu.ts";
+import { linearInputDtype } from "../../compiler/codegen/cpu/dialect.ts";
 import { roundBf16 } from "../../compiler/ir/rounding.ts";
 import type { DType } from "../../compiler/ir/tensor-type.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";

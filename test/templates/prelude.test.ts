@@ -1,6 +1,6 @@
 /** The device vocabulary says the same on every instruction set: conversions bit for bit, exponentials within a few ulp. */
 import { describe, expect, it } from "vitest";
-import { cpuDialects } from "../../compiler/codegen/cpu.ts";
+import { cpuDialects } from "../../compiler/codegen/cpu/dialect.ts";
 import { fromBits, toBits } from "../support/kernel-layouts.ts";
 import { type Runner, runJobs, runners } from "../support/kernel-process.ts";
 import { randomSource } from "../support/kernel-specs.ts";

@@ -5,8 +5,8 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { cpuDialects, type Isa, linearInputDtype } from "../../../compiler/codegen/cpu.ts";
-import { renderKernel } from "../../../compiler/codegen/render.ts";
+import { cpuDialects, type Isa, linearInputDtype } from "../../../compiler/codegen/cpu/dialect.ts";
+import { renderKernel } from "../../../compiler/codegen/cpu/render.ts";
 import { templatesFolder } from "../../../compiler/codegen/template.ts";
 import type { KernelSpec } from "../../../compiler/kernels/spec.ts";
 import { scheduleKernel } from "../../../compiler/schedule/cpu.ts";

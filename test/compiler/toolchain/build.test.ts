@@ -2,8 +2,8 @@ import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, tru
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { cpuDialects } from "../../../compiler/codegen/cpu.ts";
-import { librarySources, renderKernel } from "../../../compiler/codegen/render.ts";
+import { cpuDialects } from "../../../compiler/codegen/cpu/dialect.ts";
+import { librarySources, renderKernel } from "../../../compiler/codegen/cpu/render.ts";
 import { ToolchainError } from "../../../compiler/errors.ts";
 import { scheduleKernel } from "../../../compiler/schedule/cpu.ts";
 import { buildKernels } from "../../../compiler/toolchain/build.ts";

@@ -1,11 +1,11 @@
 /**
  * How values lie in memory on a target: activations in the arena, tensors in weights.bin, the KV cache in its blocks.
  */
-import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
-import type { BufferValue, KernelSpec, KvValue, TensorValue } from "../kernels/spec.ts";
-import { paddedK as panelK } from "../weights/panel.ts";
-import type { WeightDType } from "../weights/source.ts";
-import { cpuDialects, type Isa } from "./cpu.ts";
+import { dtypeBytes, maxOf } from "../../ir/tensor-type.ts";
+import type { BufferValue, KernelSpec, KvValue, TensorValue } from "../../kernels/spec.ts";
+import { paddedK as panelK } from "../../weights/panel.ts";
+import type { WeightDType } from "../../weights/source.ts";
+import { cpuDialects, type Isa } from "./dialect.ts";
 
 export type BufferLayout = "rows" | "tile16x32";
 export type TensorLayout = "rows" | "panel16";

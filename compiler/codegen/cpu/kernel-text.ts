@@ -1,10 +1,10 @@
 /**
  * Pieces of a kernel's text that every skeleton's context is made of.
  */
-import { invariant } from "../errors.ts";
-import type { Dim, DType } from "../ir/tensor-type.ts";
-import type { Expr } from "../kernels/spec.ts";
-import { formulaText } from "./expression.ts";
+import { invariant } from "../../errors.ts";
+import type { Dim, DType } from "../../ir/tensor-type.ts";
+import type { Expr } from "../../kernels/spec.ts";
+import { formulaText } from "../expression.ts";
 import { renderSlots, type SlotOptions } from "./slots.ts";
 
 /** The slots of a kernel: their text, and their formula for people. */

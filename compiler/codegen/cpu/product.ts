@@ -1,11 +1,11 @@
 /**
  * What the skeletons that multiply rows with weight panels share, in registers or in tiles.
  */
-import type { ExpertSumKernel, GroupedLinearKernel, LinearKernel } from "../kernels/spec.ts";
+import type { ExpertSumKernel, GroupedLinearKernel, LinearKernel } from "../../kernels/spec.ts";
+import type { TemplateContext } from "../template.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
 import { cppType, field } from "./kernel-text.ts";
 import { paddedK } from "./layout.ts";
-import type { TemplateContext } from "./template.ts";
 
 /** Sizes, dtypes, order of summation, blocking, and the scratch that sums of a pass take. */
 export function productContext(

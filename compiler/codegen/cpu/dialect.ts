@@ -1,7 +1,7 @@
 /**
  * The CPU dialect: what each instruction set is called, needs, spells and holds. One table; skeletons and schedules read it.
  */
-import type { DType } from "../ir/tensor-type.ts";
+import type { DType } from "../../ir/tensor-type.ts";
 
 /** Instruction-set levels that kernels are generated for. */
 export type Isa = "generic" | "avx2" | "avx512" | "avx512-bf16" | "avx512-amx" | "neon";

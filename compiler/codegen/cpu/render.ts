@@ -3,9 +3,9 @@
  *
  * Text depends on what a kernel computes and nothing else (no layer, tensor or buffer name), so equal work has equal text.
  */
-import { KERNEL_ABI } from "../../runtime/manifest.ts";
-import { InternalError, invariant } from "../errors.ts";
-import { headSources, kernelArgs } from "../kernels/operands.ts";
+import { KERNEL_ABI } from "../../../runtime/manifest.ts";
+import { InternalError, invariant } from "../../errors.ts";
+import { headSources, kernelArgs } from "../../kernels/operands.ts";
 import type {
   BufferValue,
   GatherKernel,
@@ -16,16 +16,16 @@ import type {
   LayerNormKernel,
   RmsNormKernel,
   StoreKvKernel,
-} from "../kernels/spec.ts";
-import type { CpuDialect } from "./cpu.ts";
+} from "../../kernels/spec.ts";
+import { floatLiteral, literalLines } from "../expression.ts";
+import type { RenderedKernel, SourceFile } from "../rendered.ts";
+import { readTemplate, renderTemplate, type TemplateContext } from "../template.ts";
+import type { CpuDialect } from "./dialect.ts";
 import { expertContexts } from "./experts.ts";
-import { floatLiteral, literalLines } from "./expression.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
 import { cppType, extentText, field, rowCountText, slots } from "./kernel-text.ts";
 import { paddedK } from "./layout.ts";
 import { productContext } from "./product.ts";
-import type { RenderedKernel, SourceFile } from "./rendered.ts";
-import { readTemplate, renderTemplate, type TemplateContext } from "./template.ts";
 
 /** Renders `spec` as `schedule` says, under the name `name`. */
 export function renderKernel(spec: KernelSpec, schedule: KernelSchedule, dialect: CpuDialect, name = spec.name): RenderedKernel {

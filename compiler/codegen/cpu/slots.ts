@@ -3,9 +3,9 @@
  * skeleton calls by name (`write`, and `read_x` where it reads an activation buffer).
  */
 
-import type { BufferValue, Expr, TensorValue } from "../kernels/spec.ts";
-import type { Isa } from "./cpu.ts";
-import { formulaText, laneText } from "./expression.ts";
+import type { BufferValue, Expr, TensorValue } from "../../kernels/spec.ts";
+import { formulaText, laneText } from "../expression.ts";
+import type { Isa } from "./dialect.ts";
 import { type BufferLayout, bufferLayout } from "./layout.ts";
 
 /** A pointer in the slots: a C++ name, the value behind it, and its place among the arguments. */

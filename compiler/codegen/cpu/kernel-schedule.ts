@@ -1,9 +1,9 @@
 /**
  * What a schedule says of one kernel: its skeleton, its blocks, and how its work is handed to threads.
  */
-import type { Rpn } from "../../runtime/manifest.ts";
-import type { KernelKind } from "../kernels/spec.ts";
-import type { Isa } from "./cpu.ts";
+import type { Rpn } from "../../../runtime/manifest.ts";
+import type { KernelKind } from "../../kernels/spec.ts";
+import type { Isa } from "./dialect.ts";
 import type { TensorLayout } from "./layout.ts";
 
 /** How one spec is computed on one instruction set. */

@@ -1,14 +1,14 @@
 /**
  * Contexts of the skeletons of an expert layer; see `render.ts`.
  */
-import { kernelArgs } from "../kernels/operands.ts";
-import type { ExpertSumKernel, GroupedLinearKernel, KernelOf, RouteKernel, RowStep } from "../kernels/spec.ts";
-import { floatLiteral, formulaText, laneText } from "./expression.ts";
+import { kernelArgs } from "../../kernels/operands.ts";
+import type { ExpertSumKernel, GroupedLinearKernel, KernelOf, RouteKernel, RowStep } from "../../kernels/spec.ts";
+import { floatLiteral, formulaText, laneText } from "../expression.ts";
+import type { TemplateContext } from "../template.ts";
 import type { KernelSchedule } from "./kernel-schedule.ts";
 import { extentText, field, rowCountText, slots } from "./kernel-text.ts";
 import { productContext, tileSums } from "./product.ts";
 import { readsExperts } from "./slots.ts";
-import type { TemplateContext } from "./template.ts";
 
 type ExpertKind = "route" | "sort_slots" | "grouped_linear" | "expert_sum";
 
