@@ -4,15 +4,16 @@
  * Decodes go first, then prefills already begun, then newcomers, each in order of arrival, under a token budget; a prefill takes what
  * is left of the budget and goes on in the next step. When blocks run out the latest arrival gives its own back and is computed anew
  * later; so does a sequence that has grown past a length beyond which its keys are others. Nothing here waits or talks to a device.
- * State moves when a step is *scheduled*, so `schedule` may be called again before the step has reported back. Of the sequences whose
- * sampled token is then still on the device,
- *   - on a device of depth 2 most run ahead: the next step computes that token under a placeholder, filled in when the step before
- *     reports back. A block that a placeholder fills is found in the prefix cache only from then on;
- *   - those wait, nothing of them being scheduled, that penalties count the output of, whose token in flight is the last by `maxTokens`
- *     or takes them past a length beyond which their keys are others, or that would take a block from someone;
- *   - what ends by its token (EOS, a stop string) has run one step too far. The row is ignored, its blocks are free at once.
- * Chunks of a forward pass wait for each other. Where more would wait than run, the whole step waits: sequences that take turns in two
- * half-empty steps would take twice the time.
+ * State moves when a step is *scheduled*, so `schedule` may be called again before the step has reported back. A sequence whose sampled
+ * token is then still on the device is passed over, or, on a device of depth 2, runs ahead:
+ *   - the next step computes the token under a placeholder, an id that names its row, until the step before reports back. A block that a
+ *     placeholder fills is found in the prefix cache only from then on;
+ *   - it is passed over all the same when the device alone cannot go on: penalties count the token; it is the last by `maxTokens`, or takes
+ *     the sequence past a length beyond which its keys are others; its place would cost another sequence a block. Biases, `minTokens`
+ *     among them, depend on how many tokens there are and need not wait;
+ *   - one that its token ends (EOS, a stop string) has run a step too far, whose row is ignored. Its blocks are free at once.
+ * Chunks of a forward pass wait for each other. Where no more sequences would be taken than passed over, the whole step waits: two
+ * half-empty steps in turn take twice the time of a full one.
  *
  * The device must run steps in the order they were scheduled: blocks freed while a step is in flight are handed out at once.
  */
