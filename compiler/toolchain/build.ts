@@ -142,7 +142,7 @@ async function run(
   if (code === 0) return;
   const log = join(cache, `${what.name.replaceAll(" ", "-")}.log`);
   await writeFile(log, `${[...command, ...args].join(" ")}\n${version}\n\n${output}`).catch(() => undefined);
-  const first = output.split("\n").find((line) => /error|fatal|No space left/i.test(line)) ?? output.split("\n")[0] ?? "";
+  const first = output.split("\n").find((line) => /\b(error|fatal)\s*:|No space left/i.test(line)) ?? output.split("\n")[0] ?? "";
   throw new ToolchainError(`${what.name}${what.where} does not compile with ${version}: ${first.trim()} (whole output: ${log})`);
 }
 
