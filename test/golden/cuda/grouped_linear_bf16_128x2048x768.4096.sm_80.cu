@@ -1,0 +1,181 @@
+// grouped_linear_bf16_128x2048x768
+// For each sorted row r of an expert e: acc[j] = Σ_k x[r, k] · w[e, j, k];  out[slot(r), j] = acc
+// x (sorted rows, 768) bf16, w (128, 2048, 768) bf16; plan: see sort_slots
+//
+// Grid: a block owns 64 columns of out for the rows of one active expert, 64 of them at a time: its weights are read once where it has no more.
+#include "prelude.cuda.h"
+
+namespace ingot {
+namespace {
+
+typedef bf16 element;
+
+constexpr int kN = 2048;
+constexpr int kK = 768;
+constexpr int kWays = 1;
+constexpr int kExperts = 128;
+constexpr int kPerToken = 8;
+
+// Products of a tile of weights and a tile of rows in tensor cores: a block keeps kStages pieces of kTileK of both in shared memory, and
+// copies the next while it multiplies. Warps stand kWarpsN × kWarpsT × kWarpsK; those along k have parts of every piece, whose sums are
+// added in the end.
+constexpr int kTileN = 64;  // rows of w
+constexpr int kTileT = 64;  // rows of x
+constexpr int kTileK = 64;
+constexpr int kStages = 4;
+constexpr int kWarpsN = 2;
+constexpr int kWarpsT = 1;
+constexpr int kWarpsK = 2;
+constexpr int kThreads = 32 * kWarpsN * kWarpsT * kWarpsK;
+constexpr int kWarpN = kTileN / kWarpsN;
+constexpr int kWarpT = kTileT / kWarpsT;
+constexpr int kWarpK = kTileK / kWarpsK;
+constexpr int kChunk = 8;               // elements of sixteen bytes
+constexpr int kPitch = kTileK + kChunk;  // of a row in shared memory: an odd number of chunks, so that eight rows lie in different banks
+constexpr int kStage = (kTileN + kTileT) * kPitch;
+constexpr int kPieces = (kK + kTileK - 1) / kTileK;
+constexpr int kOutPitch = kTileN + 1;  // of a row of sums
+
+// Where the rows of a tile begin, or null for one that is zero.
+template <class Source>
+INGOT_DEVICE void copy_rows(element* tile, int rows, int k0, const Source& source) {
+  constexpr int kChunks = kTileK / kChunk;
+  for (int i = thread_id(); i < rows * kChunks; i += kThreads) {
+    const int row = i / kChunks, k = i % kChunks * kChunk;
+    const element* from = source(row);
+    const bool valid = from != nullptr && k0 + k < kK;
+    copy16_async(tile + row * kPitch + k, valid ? from + k0 + k : nullptr, valid);
+  }
+}
+
+// One warp's sums: of rows 16 i … of w and rows 8 j … of x.
+struct Sums {
+  float values[kWarpN / 16][kWarpT / 8][4];
+
+  INGOT_DEVICE void clear() {
+    INGOT_UNROLL for (int i = 0; i < kWarpN / 16; ++i) {
+      INGOT_UNROLL for (int j = 0; j < kWarpT / 8; ++j) {
+        INGOT_UNROLL for (int e = 0; e < 4; ++e) { values[i][j][e] = 0.0f; }
+      }
+    }
+  }
+
+  // Adds the warp's part of a piece.
+  INGOT_DEVICE void add(const element* w_tile, const element* x_tile, int n0, int t0, int k0) {
+    INGOT_UNROLL for (int k = 0; k < kWarpK; k += 16) {
+      uint32_t a[kWarpN / 16][4], b[kWarpT / 16][4];
+      INGOT_UNROLL for (int i = 0; i < kWarpN / 16; ++i) {
+        load_matrices(a[i], w_tile + (n0 + 16 * i + lane_id() % 16) * kPitch + k0 + k + lane_id() / 16 * 8);
+      }
+      INGOT_UNROLL for (int j = 0; j < kWarpT / 16; ++j) {
+        load_matrices(b[j], x_tile + (t0 + 16 * j + lane_id() / 16 * 8 + lane_id() % 8) * kPitch + k0 + k + lane_id() / 8 % 2 * 8);
+      }
+      INGOT_UNROLL for (int i = 0; i < kWarpN / 16; ++i) {
+        INGOT_UNROLL for (int j = 0; j < kWarpT / 8; ++j) {
+          multiply_16x8x16(values[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], Type<element>());
+        }
+      }
+    }
+  }
+
+  // Writes them as rows of x by columns of w.
+  INGOT_DEVICE void store(float* out, int n0, int t0) const {
+    const int n = n0 + lane_id() / 4, t = t0 + lane_id() % 4 * 2;
+    INGOT_UNROLL for (int i = 0; i < kWarpN / 16; ++i) {
+      INGOT_UNROLL for (int j = 0; j < kWarpT / 8; ++j) {
+        INGOT_UNROLL for (int e = 0; e < 4; ++e) { out[(t + 8 * j + e % 2) * kOutPitch + n + 16 * i + e / 2 * 8] = values[i][j][e]; }
+      }
+    }
+  }
+};
+
+// Multiplies two tiles over all of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of the first pieces are
+// asked for before the inputs are waited for.
+template <class WeightRow, class InputRow, class Wait>
+INGOT_DEVICE void multiply_tiles(unsigned char* memory, const WeightRow& weight_row, const InputRow& input_row, const Wait& wait) {
+  element* stages = (element*)memory;
+  const int warp = warp_id();
+  const int n0 = warp % kWarpsN * kWarpN, t0 = warp / kWarpsN % kWarpsT * kWarpT, k0 = warp / (kWarpsN * kWarpsT) * kWarpK;
+  INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
+    if (stage < kPieces) copy_rows(stages + stage * kStage, kTileN, stage * kTileK, weight_row);
+  }
+  wait();
+  INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
+    if (stage < kPieces) copy_rows(stages + stage * kStage + kTileN * kPitch, kTileT, stage * kTileK, input_row);
+    commit_copies();
+  }
+  Sums sums;
+  sums.clear();
+  for (int piece = 0; piece < kPieces; ++piece) {
+    wait_copies<kStages - 2>();
+    sync_block();  // this piece is there, and the one before is done with
+    const int next = piece + kStages - 1;
+    if (next < kPieces) {
+      element* stage = stages + next % kStages * kStage;
+      copy_rows(stage, kTileN, next * kTileK, weight_row);
+      copy_rows(stage + kTileN * kPitch, kTileT, next * kTileK, input_row);
+    }
+    commit_copies();
+    const element* stage = stages + piece % kStages * kStage;
+    sums.add(stage, stage + kTileN * kPitch, n0, t0, k0);
+  }
+  wait_copies<0>();
+  sync_block();  // the stages become the sums' memory
+  sums.store((float*)memory + warp / (kWarpsN * kWarpsT) * kTileT * kOutPitch, n0, t0);
+  sync_block();
+}
+
+// The sum of row t of x and row n of w, parts of k in order.
+INGOT_DEVICE float sum_at(const unsigned char* memory, int t, int n) {
+  const float* at = (const float*)memory + t * kOutPitch + n;
+  float sum = at[0];
+  INGOT_UNROLL for (int part = 1; part < kWarpsK; ++part) { sum += at[part * kTileT * kOutPitch]; }
+  return sum;
+}
+
+constexpr int kColumns = kTileN / kWays;  // of out: sixteen of each way take turns in a tile
+constexpr int kUnits = (kN + kColumns - 1) / kColumns;
+
+// What is read and written around the sums.
+struct Slots {
+  float* out;  // (8 · rows, 2048) f32
+};
+
+// out[row, col] = acc
+INGOT_DEVICE void write(const Slots& slots, int row, int col, float acc) {
+  slots.out[int64_t(row) * 2048 + col] = acc;
+}
+
+}  // namespace
+
+INGOT_KERNEL(128, 1) grouped_linear_bf16_128x2048x768(
+    const bf16* x,  // (34688, 768) bf16
+    const bf16* w,  // (262144, 768) bf16
+    const int32_t* plan,  // (35073) i32
+    float* out  // (8 · rows, 2048) f32
+) {
+  INGOT_DYNAMIC_SHARED(memory);
+  wait_for_inputs();
+  const int active = block_id() / kUnits, col0 = block_id() % kUnits * kColumns;
+  if (active >= plan[0]) return;
+  const Slots slots{out};
+  const int expert = plan[1 + 3 * active], first = plan[2 + 3 * active], rows = plan[3 + 3 * active];
+  const int32_t* slots_of_rows = plan + 1 + 3 * kExperts + first;
+  const element* matrix = w + int64_t(expert) * kWays * kN * kK;
+  for (int row0 = 0; row0 < rows; row0 += kTileT) {
+    multiply_tiles(
+        memory,
+        [&](int i) -> const element* {
+          const int way = i / 16 % kWays, col = col0 + i / (16 * kWays) * 16 + i % 16;
+          return col < kN ? matrix + (int64_t(way) * kN + col) * kK : nullptr;
+        },
+        [&](int r) -> const element* { return row0 + r < rows ? x + int64_t((first + row0 + r)) * kK : nullptr; }, [] {});
+    for (int i = thread_id(); i < kTileT * kColumns; i += kThreads) {
+      const int r = i / kColumns, c = i % kColumns, n = c / 16 * 16 * kWays + c % 16;
+      if (row0 + r < rows && col0 + c < kN) write(slots, slots_of_rows[row0 + r], col0 + c, sum_at(memory, r, n));
+    }
+    sync_block();  // the sums make room for the next rows
+  }
+}
+
+}  // namespace ingot
