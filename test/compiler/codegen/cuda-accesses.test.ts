@@ -39,7 +39,10 @@ const round = (n: number): number => Math.round(n * 100) / 100;
 /** Beyond this a reason is owed. */
 const isFar = ({ units, ideal }: Entry): boolean => units > 1.5 * ideal;
 
-describe("memory accesses of", () => {
+/** Which line an access is counted at, and in how many pieces, is the host compiler's: these are g++'s. */
+const isOtherCompiler = !/(^|\/)g\+\+(-\d+)?$/.test(process.env.CXX ?? "g++");
+
+describe.skipIf(isOtherCompiler)("memory accesses of", () => {
   it.each(goldenKernels)("$name are as many as they were", (kernel) => {
     const lines = countLines(kernel);
     expect(Object.keys(lines).length).toBeGreaterThan(0);
@@ -68,5 +71,10 @@ describe("memory accesses of", () => {
 });
 
 afterAll(() => {
-  if (isUpdate) writeFileSync(file, `${JSON.stringify(found, null, 2)}\n`);
+  if (!isUpdate) return;
+  const line = ([text, entry]: readonly [string, Entry]) => `    ${JSON.stringify(text)}: ${JSON.stringify(entry)}`;
+  const kernels = Object.entries(found).map(([name, lines]) => {
+    return `  ${JSON.stringify(name)}: {\n${Object.entries(lines).map(line).join(",\n")}\n  }`;
+  });
+  writeFileSync(file, `{\n${kernels.join(",\n")}\n}\n`);
 });
