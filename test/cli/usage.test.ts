@@ -57,7 +57,7 @@ describe("a mistake on the command line ends with 2, a sentence and nothing on s
     ["an empty prompt", ["run", pebble, ""], "the prompt is empty"],
     ["an unknown target", ["compile", pebble, "--target", "cpu:mmx"], "expected native, cpu:generic, cpu:"],
     ["an unknown dtype", ["compile", pebble, "--dtype", "int3"], "expected auto, float32, bfloat16, float16"],
-    ["an unknown cache dtype", ["compile", pebble, "--kv-cache-dtype", "fp8"], '--kv-cache-dtype is "fp8"; expected auto'],
+    ["an unknown cache dtype", ["compile", pebble, "--kv-cache-dtype", "fp4"], '--kv-cache-dtype is "fp4"; expected auto'],
     ["more context than positions", ["compile", pebble, "--max-model-len", "4096"], "the model's positions end at 2048"],
     ["more layers than there are", ["compile", pebble, "--layers", "7"], "--layers is 7, but the model has 6 layers"],
     ["no depths", ["bench", "latency", pebble, "--depths", "1,x"], "expected whole numbers such as 32,2048."],
