@@ -153,8 +153,8 @@ const tilesFor = (maxTokens: number): Tiles => (maxTokens <= 16 ? FEW_ROWS : max
 
 function tileProduct({ w }: LinearKernel | GroupedLinearKernel, tiles: Tiles) {
   const { tileN, tileT, tileK, stages, warpsN, warpsT, warpsK } = tiles;
-  const stage = (tileN + tileT) * (tileK + 8) * dtypeBytes[w.dtype];
-  const sums = warpsK * tileT * (tileN + 1) * 4;
+  const stage = (tileN + tileT) * tileK * dtypeBytes[w.dtype];
+  const sums = warpsK * tileT * (tileN + 4) * 4;
   return {
     blocking: { ...tiles },
     threads: 32 * warpsN * warpsT * warpsK,

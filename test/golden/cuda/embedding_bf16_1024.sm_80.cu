@@ -1,6 +1,7 @@
 // embedding_bf16_1024
 // acc[t, j] = table[ids[t], j];  out[t, j] = acc
-// An id below 0 is one that the step before sampled and nobody else has seen: −1 − its row.
+// An id below 0 is one that the step before sampled and nobody else has seen: −1 − its row. Where that had no token to sample, −1, the
+// row is of a request that fails: it is computed on as any other.
 //
 // Grid: a block of 256 threads is one row of out and owns it.
 #include "prelude.cuda.h"
@@ -34,7 +35,7 @@ INGOT_KERNEL(256, 1) embedding_bf16_1024(
   const int row = block_id();
   if (row >= *num_rows) return;
   const Slots slots{out};
-  const int id = ids[row] < 0 ? sampled_ids[-1 - ids[row]] : ids[row];
+  const int id = ids[row] < 0 ? max_of(sampled_ids[-1 - ids[row]], 0) : ids[row];
   for (int col = thread_id(); col < kCols; col += kThreads) write(slots, row, col, widen(table[int64_t(id) * kCols + col]));
 }
 

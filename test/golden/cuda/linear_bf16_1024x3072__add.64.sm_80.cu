@@ -28,21 +28,27 @@ constexpr int kThreads = 32 * kWarpsN * kWarpsT * kWarpsK;
 constexpr int kWarpN = kTileN / kWarpsN;
 constexpr int kWarpT = kTileT / kWarpsT;
 constexpr int kWarpK = kTileK / kWarpsK;
-constexpr int kChunk = 8;               // elements of sixteen bytes
-constexpr int kPitch = kTileK + kChunk;  // of a row in shared memory: an odd number of chunks, so that eight rows lie in different banks
-constexpr int kStage = (kTileN + kTileT) * kPitch;
+constexpr int kChunk = 8;  // elements of sixteen bytes
+constexpr int kChunks = kTileK / kChunk;
+constexpr int kStage = (kTileN + kTileT) * kTileK;
 constexpr int kPieces = (kK + kTileK - 1) / kTileK;
-constexpr int kOutPitch = kTileN + 1;  // of a row of sums
+constexpr int kOutPitch = kTileN + 4;  // of a row of sums: two rows are eight banks apart, so that lanes of a quarter of a warp meet in none
 
-// Where the rows of a tile begin, or null for one that is zero.
+// Where element k of a row stands in a tile: chunks change places by the row, so that those of eight rows lie in different banks, and those
+// of a row that is written as well.
+INGOT_DEVICE int place(int row, int k) {
+  constexpr int kRowsOfLine = kChunks < 8 ? 8 / kChunks : 1;  // of 128 bytes, which are all banks
+  return row * kTileK + (k / kChunk ^ row / kRowsOfLine % (kChunks < 8 ? kChunks : 8)) * kChunk + k % kChunk;
+}
+
+// Copies rows of a tile from k0 on; `source` says where a row begins, or null for one that is zero.
 template <class Source>
 INGOT_DEVICE void copy_rows(element* tile, int rows, int k0, const Source& source) {
-  constexpr int kChunks = kTileK / kChunk;
   for (int i = thread_id(); i < rows * kChunks; i += kThreads) {
     const int row = i / kChunks, k = i % kChunks * kChunk;
     const element* from = source(row);
     const bool valid = from != nullptr && k0 + k < kK;
-    copy16_async(tile + row * kPitch + k, valid ? from + k0 + k : nullptr, valid);
+    copy16_async(tile + place(row, k), valid ? from + k0 + k : nullptr, valid);
   }
 }
 
@@ -63,10 +69,10 @@ struct Sums {
     INGOT_UNROLL for (int k = 0; k < kWarpK; k += 16) {
       uint32_t a[kWarpN / 16][4], b[kWarpT / 16][4];
       INGOT_UNROLL for (int i = 0; i < kWarpN / 16; ++i) {
-        load_matrices(a[i], w_tile + (n0 + 16 * i + lane_id() % 16) * kPitch + k0 + k + lane_id() / 16 * 8);
+        load_matrices(a[i], w_tile + place(n0 + 16 * i + lane_id() % 16, k0 + k + lane_id() / 16 * 8));
       }
       INGOT_UNROLL for (int j = 0; j < kWarpT / 16; ++j) {
-        load_matrices(b[j], x_tile + (t0 + 16 * j + lane_id() / 16 * 8 + lane_id() % 8) * kPitch + k0 + k + lane_id() / 8 % 2 * 8);
+        load_matrices(b[j], x_tile + place(t0 + 16 * j + lane_id() / 16 * 8 + lane_id() % 8, k0 + k + lane_id() / 8 % 2 * 8));
       }
       INGOT_UNROLL for (int i = 0; i < kWarpN / 16; ++i) {
         INGOT_UNROLL for (int j = 0; j < kWarpT / 8; ++j) {
@@ -99,7 +105,7 @@ INGOT_DEVICE void multiply_tiles(unsigned char* memory, const WeightRow& weight_
   }
   wait();
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage + kTileN * kPitch, kTileT, stage * kTileK, input_row);
+    if (stage < kPieces) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, stage * kTileK, input_row);
     commit_copies();
   }
   Sums sums;
@@ -111,11 +117,11 @@ INGOT_DEVICE void multiply_tiles(unsigned char* memory, const WeightRow& weight_
     if (next < kPieces) {
       element* stage = stages + next % kStages * kStage;
       copy_rows(stage, kTileN, next * kTileK, weight_row);
-      copy_rows(stage + kTileN * kPitch, kTileT, next * kTileK, input_row);
+      copy_rows(stage + kTileN * kTileK, kTileT, next * kTileK, input_row);
     }
     commit_copies();
     const element* stage = stages + piece % kStages * kStage;
-    sums.add(stage, stage + kTileN * kPitch, n0, t0, k0);
+    sums.add(stage, stage + kTileN * kTileK, n0, t0, k0);
   }
   wait_copies<0>();
   sync_block();  // the stages become the sums' memory

@@ -13,7 +13,8 @@ typedef bf16 element;
 constexpr int kN = 151936;
 constexpr int kK = 1024;
 constexpr int kWays = 1;
-constexpr int kWarps = 256 / 32;
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
 constexpr int kTokens = 1;
 constexpr int kColumns = 2;  // of a warp
 constexpr int kUnits = (kN + kWarps * kColumns - 1) / (kWarps * kColumns);

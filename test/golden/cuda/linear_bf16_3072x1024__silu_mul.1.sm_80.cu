@@ -13,7 +13,8 @@ typedef bf16 element;
 constexpr int kN = 3072;
 constexpr int kK = 1024;
 constexpr int kWays = 2;
-constexpr int kWarps = 256 / 32;
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
 constexpr int kTokens = 1;
 constexpr int kColumns = 1;  // of a warp
 constexpr int kUnits = (kN + kWarps * kColumns - 1) / (kWarps * kColumns);

@@ -14,6 +14,7 @@ namespace ingot {
 namespace {
 
 typedef bf16 cached;
+typedef bf16 element;  // what tensor cores multiply
 
 constexpr int kHeadDim = 128;
 constexpr int kHeads = 16;
@@ -28,6 +29,7 @@ constexpr int kPitch = kHeadDim + 8;  // of a row in shared memory: eight rows l
 constexpr int kTile = kKeys * kPitch;
 constexpr int kMostChunks = 32;
 constexpr int kSumsPitch = kHeadDim + 2;  // of a row of sums: with its maximum and its weight
+constexpr int kSharedPitch = (kHeadDim + 8 + 23) / 32 * 32 + 8;  // of one in shared memory: eight rows lie in different banks
 constexpr float kLog2e = 1.44269504f;
 constexpr float kScale = 0.088388346f * kLog2e;  // exponentials are of 2
 
@@ -58,7 +60,7 @@ struct Sums {
 
   // Takes in N keys of a tile, which stand at positions key0 …; rows see positions from first to last.
   template <int N>
-  INGOT_DEVICE void add(const cached* q, const cached* keys, const cached* values_of_keys, int key0, const int (&first)[2],
+  INGOT_DEVICE void add(const element* q, const element* keys, const element* values_of_keys, int key0, const int (&first)[2],
                         const int (&last)[2]) {
     float scores[N / 8][4] = {};
     INGOT_UNROLL for (int d = 0; d < kHeadDim; d += 16) {
@@ -67,8 +69,8 @@ struct Sums {
       INGOT_UNROLL for (int n = 0; n < N; n += 16) {
         uint32_t b[4];
         load_matrices(b, keys + (n + lane_id() / 16 * 8 + lane_id() % 8) * kPitch + d + lane_id() / 8 % 2 * 8);
-        multiply_16x8x16(scores[n / 8], a, b[0], b[1], Type<cached>());
-        multiply_16x8x16(scores[n / 8 + 1], a, b[2], b[3], Type<cached>());
+        multiply_16x8x16(scores[n / 8], a, b[0], b[1], Type<element>());
+        multiply_16x8x16(scores[n / 8 + 1], a, b[2], b[3], Type<element>());
       }
     }
     INGOT_UNROLL for (int half = 0; half < 2; ++half) {
@@ -107,13 +109,13 @@ struct Sums {
       uint32_t a[4];
       INGOT_UNROLL for (int i = 0; i < 4; ++i) {
         const float(&pair)[4] = scores[n / 8 + i / 2];
-        a[i] = pack(pair[i % 2 * 2], pair[i % 2 * 2 + 1], Type<cached>());
+        a[i] = pack(pair[i % 2 * 2], pair[i % 2 * 2 + 1], Type<element>());
       }
       INGOT_UNROLL for (int d = 0; d < kHeadDim; d += 16) {
         uint32_t b[4];
         load_matrices_transposed(b, values_of_keys + (n + lane_id() % 16) * kPitch + d + lane_id() / 16 * 8);
-        multiply_16x8x16(values[d / 8], a, b[0], b[1], Type<cached>());
-        multiply_16x8x16(values[d / 8 + 1], a, b[2], b[3], Type<cached>());
+        multiply_16x8x16(values[d / 8], a, b[0], b[1], Type<element>());
+        multiply_16x8x16(values[d / 8 + 1], a, b[2], b[3], Type<element>());
       }
     }
   }
@@ -121,7 +123,7 @@ struct Sums {
   // Writes sixteen rows of (sums, maximum, weight).
   INGOT_DEVICE void store(float* rows) const {
     INGOT_UNROLL for (int half = 0; half < 2; ++half) {
-      float* row = rows + (lane_id() / 4 + 8 * half) * kSumsPitch;
+      float* row = rows + (lane_id() / 4 + 8 * half) * kSharedPitch;
       INGOT_UNROLL for (int n = 0; n < kHeadDim / 8; ++n) {
         row[8 * n + lane_id() % 4 * 2] = values[n][2 * half];
         row[8 * n + lane_id() % 4 * 2 + 1] = values[n][2 * half + 1];
@@ -158,10 +160,10 @@ INGOT_DEVICE float result_of(const Merged& sum) {
 
 // Copies keys or values of a block; those outside first … last − 1, which may be nobody's and hold anything, become zero.
 INGOT_DEVICE void copy_tile(cached* tile, const cached* from, int first, int last) {
-  constexpr int kChunks = kHeadDim / 8;
+  constexpr int kChunk = 16 / sizeof(cached), kChunks = kHeadDim / kChunk;
   for (int i = thread_id(); i < kKeys * kChunks; i += kThreads) {
     const int key = i / kChunks;
-    copy16_async(tile + key * kPitch + i % kChunks * 8, from + i * 8, first <= key && key < last);
+    copy16_async(tile + key * kPitch + i % kChunks * kChunk, from + i * kChunk, first <= key && key < last);
   }
 }
 
@@ -180,9 +182,9 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
     const int32_t* blocks_per_table  // entries of a block table
 ) {
   INGOT_DYNAMIC_SHARED(memory);
-  cached* q_tile = (cached*)memory;        // (kRows, kPitch)
-  cached* stages = q_tile + kRows * kPitch;  // keys and values, kStages times
-  float* sums_of_warps = (float*)stages;     // (kWarps, 16, kSumsPitch), when the last tile is done with
+  element* q_tile = (element*)memory;  // (kRows, kPitch)
+  element* stages = q_tile + kRows * kPitch;  // keys and values, kStages times
+  float* sums_of_warps = (float*)stages;       // (kWarps, 16, kSharedPitch), when the last tile is done with
   wait_for_inputs();
   const Slots slots{out};
   for (int u = block_id(); u < plan[0] * kKvHeads; u += num_blocks()) {
@@ -195,7 +197,7 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
     for (int i = thread_id(); i < (is_few ? 16 : kRows) * kHeadDim; i += kThreads) {
       const int row = i / kHeadDim, d = i % kHeadDim;
       const float x = row < rows ? q[(int64_t(t0 + row / kGroup) * kHeads + kv_head * kGroup + row % kGroup) * kHeadDim + d] : 0.0f;
-      q_tile[row * kPitch + d] = narrow(x, Type<cached>());
+      q_tile[row * kPitch + d] = narrow(x, Type<element>());
     }
 
     // Positions that rows see, those of the unit from begin to before end.
@@ -241,7 +243,7 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
       copy(tile + kStages - 1);
       wait_copies<kStages - 1>();
       sync_block();
-      const cached* keys = stages + tile % kStages * 2 * kTile;
+      const element* keys = stages + tile % kStages * 2 * kTile;
       const int key0 = (tile0 + tile) * kKeys;
       if (is_few) {
         constexpr int kShare = kKeys / kWarps;
@@ -254,14 +256,14 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
     }
     wait_copies<0>();
     sync_block();
-    sums.store(sums_of_warps + 16 * warp_id() * kSumsPitch);
+    sums.store(sums_of_warps + 16 * warp_id() * kSharedPitch);
     sync_block();
 
     // A row's parts: one of each warp, or its own warp's alone.
     const int parts_of_token = unit[5];
     for (int i = thread_id(); i < rows * kHeadDim; i += kThreads) {
       const int row = i / kHeadDim, d = i % kHeadDim, head = kv_head * kGroup + row % kGroup;
-      const Merged sum = merge(is_few ? kWarps : 1, d, [&](int part) { return sums_of_warps + (16 * part + row) * kSumsPitch; });
+      const Merged sum = merge(is_few ? kWarps : 1, d, [&](int part) { return sums_of_warps + (16 * part + row) * kSharedPitch; });
       if (parts_of_token == 1) {
         write(slots, t0 + row / kGroup, head * kHeadDim + d, result_of(sum));
         continue;
