@@ -25,8 +25,8 @@ describe.each(isFullRun ? CUDA_TARGETS : (["cuda:sm_90a"] as const))("for %s", (
     for (const { name: kernel, source } of emitted.texts) {
       const [title, ...lines] = source.split("\n");
       const above = lines.slice(0, lines.indexOf('#include "prelude.cuda.h"')).join("\n");
-      expect(title, kernel).toBe(`// ${kernel}`);
-      expect(above, kernel).toMatch(/^\/\/ .{20}/); // formula
+      expect(title, kernel).toMatch(new RegExp(`^// ${kernel}\\b`));
+      expect(title + above, kernel).toMatch(/.{40}/); // what it computes
       expect(above, kernel).toMatch(/^\/\/ Grid: /m); // and who owns what
       expect(source.match(FORBIDDEN)?.[0], kernel).toBeUndefined();
       expect(source.match(/^#include .*$/gm), kernel).toEqual(['#include "prelude.cuda.h"']);
