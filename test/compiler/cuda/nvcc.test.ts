@@ -7,12 +7,17 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type CudaArch, cudaDialects } from "../../../compiler/codegen/cuda/dialect.ts";
+import { renderCudaKernel } from "../../../compiler/codegen/cuda/render.ts";
+import { scheduleCudaKernel } from "../../../compiler/schedule/cuda.ts";
 import { isFullRun } from "../../support/compiled-engine.ts";
+import { goldenKernels } from "../../support/cuda-golden.ts";
 import { FEW_LAYERS, generateForCuda } from "../../support/cuda-models.ts";
 import { compileWithin, compileWithNvcc, type NvccJob, type NvccResult, realNvcc } from "../../support/nvcc.ts";
 import { seededRandom } from "../../support/seeded-random.ts";
 
 const MODELS = ["qwen3-0.6b", "qwen3-8b", "llama-3.1-8b", "glm-4-9b", "qwen3-30b-a3b", "glm-4.5-air", "gemma-3-1b"] as const;
+/** The models, and the kernels whose text is kept, which have other dtypes too. */
+const TABLES = [...MODELS, "golden"] as const;
 const ARCHS = ["sm_80", "sm_90a"] as const;
 const BUDGET_MS = 60_000;
 /** Registers that a change may add unseen. */
@@ -46,28 +51,54 @@ if (!nvcc) console.log("kernels are not compiled for GPUs: no nvcc was found (se
 const instances = new Map<string, readonly Instance[]>();
 let results = new Map<NvccJob, NvccResult>();
 
-async function instancesOf(model: string, jobs: Map<string, NvccJob & { archs: CudaArch[] }>): Promise<Instance[]> {
+/** Texts to compile: one for all kernels of the same text. */
+class Jobs {
+  readonly bySource = new Map<string, NvccJob & { readonly archs: CudaArch[] }>();
+
+  /** A kernel, which must be launched as it is declared. */
+  add(
+    kernel: string,
+    source: string,
+    arch: CudaArch,
+    launch: { readonly threads: number; readonly sharedBytes: number },
+  ): Instance {
+    const [, name = "", threads, blocks] = source.match(/INGOT_KERNEL\((?=\d+, \d+\) (\w+))(\d+), (\d+)\)/) ?? [];
+    if (Number(threads) !== launch.threads) {
+      throw new Error(`${kernel} declares ${threads} threads and is launched with ${launch.threads}`);
+    }
+    const job = this.bySource.get(source) ?? { name, source, archs: [] };
+    if (!job.archs.includes(arch)) job.archs.push(arch);
+    this.bySource.set(source, job);
+    return { kernel, arch, threads: Number(threads), blocks: Number(blocks), sharedBytes: launch.sharedBytes, job };
+  }
+}
+
+async function instancesOf(model: string, jobs: Jobs): Promise<Instance[]> {
   const found: Instance[] = [];
   for (const arch of ARCHS) {
     const { emitted } = await generateForCuda(model, `cuda:${arch}`, FEW_LAYERS);
-    for (const { name: kernel, source } of emitted.texts) {
-      const [, threads, blocks] = source.match(/INGOT_KERNEL\((\d+), (\d+)\)/) ?? [];
-      const { launch } = emitted.entries.find((entry) => entry.name === kernel)!;
-      if (!("threads" in launch) || Number(threads) !== launch.threads)
-        throw new Error(`${kernel} is not launched as it is declared`);
-      const job = jobs.get(source) ?? { name: kernel, source, archs: [] };
-      if (!job.archs.includes(arch)) job.archs.push(arch);
-      jobs.set(source, job);
-      found.push({ kernel, arch, threads: Number(threads), blocks: Number(blocks), sharedBytes: launch.sharedBytes, job });
+    for (const { name, source } of emitted.texts) {
+      const { launch } = emitted.entries.find((entry) => entry.name === name)!;
+      if (!("threads" in launch)) throw new Error(`${name} is for a team of threads`);
+      found.push(jobs.add(name, source, arch, launch));
     }
   }
   return found;
 }
 
+function goldenInstances(jobs: Jobs): Instance[] {
+  return goldenKernels.map(({ name, spec, arch, maxTokens }) => {
+    const schedule = scheduleCudaKernel(spec, cudaDialects[arch], maxTokens);
+    return jobs.add(name, renderCudaKernel(spec, schedule).source, arch, schedule);
+  });
+}
+
 describe.skipIf(!nvcc)("kernels through nvcc", () => {
   beforeAll(async () => {
-    const jobs = new Map<string, NvccJob & { archs: CudaArch[] }>();
-    for (const model of MODELS) instances.set(model, await instancesOf(model, jobs));
+    const made = new Jobs();
+    for (const model of MODELS) instances.set(model, await instancesOf(model, made));
+    instances.set("golden", goldenInstances(made));
+    const jobs = made.bySource;
     const seed = Number(process.env.INGOT_TEST_SEED ?? Date.now() % 1e9);
     const random = seededRandom(seed);
     const order = [...jobs.values()].map((job) => [random.below(2 ** 31), job] as const).sort((a, b) => a[0] - b[0]);
@@ -82,7 +113,7 @@ describe.skipIf(!nvcc)("kernels through nvcc", () => {
     if (isWhole) expect(results.size).toBe(jobs.size);
   }, 3_600_000);
 
-  it.each(MODELS)("of %s become machine code and PTX, without spills or stack, within what their blocks may use", (model) => {
+  it.each(TABLES)("of %s become machine code and PTX, without spills or stack, within what their blocks may use", (model) => {
     const kernels = instances.get(model)!;
     expect(new Set(kernels.map((k) => k.kernel)).size).toBeLessThanOrEqual(150);
     for (const { kernel, arch, threads, blocks, sharedBytes, job } of kernels) {
@@ -98,7 +129,7 @@ describe.skipIf(!nvcc)("kernels through nvcc", () => {
     }
   });
 
-  it.skipIf(isUpdate || nvcc?.version !== baseline.nvcc).each(MODELS)("of %s use no more than they did", (model) => {
+  it.skipIf(isUpdate || nvcc?.version !== baseline.nvcc).each(TABLES)("of %s use no more than they did", (model) => {
     const table = baseline.models[model] ?? {};
     const kernels = instances.get(model)!;
     expect([...new Set(kernels.map((k) => k.kernel))].sort(), "kernels of resources.json; UPDATE=1 writes it anew").toEqual(
@@ -138,7 +169,7 @@ describe.skipIf(!nvcc)("kernels through nvcc", () => {
 });
 
 afterAll(() => {
-  if (!isUpdate || !nvcc) return;
+  if (!isUpdate || !nvcc || results.size === 0) return;
   const models = [...instances].map(([model, kernels]) => {
     const table: Table = {};
     for (const { kernel, arch, sharedBytes, job } of kernels) {
