@@ -11,6 +11,7 @@ import { CompileError } from "./errors.ts";
 import { Graph } from "./ir/graph.ts";
 import type { DType } from "./ir/tensor-type.ts";
 import { formKernels, type KernelProgram } from "./kernels/form.ts";
+import { kernelScratch } from "./kernels/operands.ts";
 import { printKernels } from "./kernels/print.ts";
 import type { KernelSpec, SampleKernel } from "./kernels/spec.ts";
 import { verifyKernels } from "./kernels/verify.ts";
@@ -78,14 +79,12 @@ export function generate(request: GenerateRequest, dump?: Dump): Generated {
   const wanted = new Set(taps.map((tap) => tap.buffer.name));
   const { maxNumBatchedTokens } = request.limits;
   const sizes = [...target.fewTokens.filter((few) => few < maxNumBatchedTokens), maxNumBatchedTokens];
-  const scheduled = sizes.map((maxTokens) => {
-    const fused = target.fuseKernels(kernels, maxTokens, wanted);
-    return scheduleKernels(fused, lowered.graph, target, maxTokens); // skeletons, blocks, grids
-  });
+  const fused = sizes.map((maxTokens) => target.fuseKernels(kernels, maxTokens, wanted));
+  const scheduled = sizes.map((maxTokens, i) => scheduleKernels(fused[i]!, lowered.graph, target, maxTokens)); // skeletons, blocks, grids
   dumped("schedule", () => scheduled.map(printSchedules).join("\n"));
 
   const arena = arenaEntry(
-    planArena(kernels, (buffer) => target.bufferBytes(buffer)),
+    planArena(kernels, (buffer) => target.bufferBytes(buffer), fused.flat().flatMap(kernelScratch)),
     target,
   ); // memory
   const kvCache = planKvCache(kernels, request.config.numLayers, target.kvBlockSize);

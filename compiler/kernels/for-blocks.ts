@@ -84,6 +84,29 @@ export function normsIntoLinears(
   return kernels.flatMap((spec) => (absorbed.has(spec) ? [] : [linears.get(spec) ?? spec]));
 }
 
+/** In how many parts a linear's sums are made, how many tiles of them there are at most, and how many sums a tile has. */
+export interface SplitPlan {
+  readonly parts: number;
+  readonly tiles: number;
+  readonly sums: number;
+}
+
+/** Linears whose sums `planOf` divides among blocks; they share memory for their parts. */
+export function splitLinears(
+  kernels: readonly KernelSpec[],
+  planOf: (linear: LinearKernel) => SplitPlan | null,
+): readonly KernelSpec[] {
+  return kernels.map((spec) => {
+    const plan = spec.kind === "linear" ? planOf(spec) : null;
+    if (spec.kind !== "linear" || !plan) return spec;
+    const { parts, tiles, sums } = plan;
+    const common = { kind: "buffer", node: spec.out.node } as const;
+    const counters: BufferValue = { ...common, name: "linear_counters", dtype: "i32", rows: 1, cols: tiles };
+    const partials: BufferValue = { ...common, name: "linear_partials", dtype: "f32", rows: tiles * parts, cols: sums };
+    return named({ ...spec, split: { parts, counters, partials } });
+  });
+}
+
 const buffersOf = (spec: KernelSpec): BufferValue[] =>
   kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "buffer" ? [arg.value] : []));
 

@@ -261,6 +261,7 @@ class Former {
     this.push({
       kind: "linear",
       norm: null,
+      split: null,
       x: this.values.bufferOf(x),
       w: this.values.tensor(w),
       ways,

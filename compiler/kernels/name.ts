@@ -24,7 +24,7 @@ function base(spec: Unnamed): string {
     case "gather":
       return `${spec.rows ? "gather_rows" : "slice"}_${spec.out.cols}`;
     case "linear":
-      return `${spec.norm ? "rms_norm_" : ""}linear_${spec.w.dtype}_${spec.n}x${spec.k}`;
+      return `${spec.norm ? "rms_norm_" : ""}linear_${spec.w.dtype}_${spec.n}x${spec.k}${spec.split ? `_${spec.split.parts}parts` : ""}`;
     case "rope_angles":
       return `rope_angles_${spec.invFreq.length}${spec.long ? `_beyond_${spec.long.beyond}` : ""}`;
     case "store_kv":

@@ -27,7 +27,14 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   rms_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), ...s.operands.map(value), value(s.out)],
   layer_norm: (s) => [value(s.x), ...optional(s.rows), value(s.gain), value(s.bias), ...s.operands.map(value), value(s.out)],
   gather: (s) => [value(s.x), ...optional(s.rows), ...s.operands.map(value), value(s.out)],
-  linear: (s) => [value(s.x), ...optional(s.norm?.gain), value(s.w), ...s.operands.map(value), value(s.out)],
+  linear: (s) => [
+    value(s.x),
+    ...optional(s.norm?.gain),
+    value(s.w),
+    ...kernelScratch(s).map(value),
+    ...s.operands.map(value),
+    value(s.out),
+  ],
   rope_angles: (s) => [value(s.positions), ...optional(s.long?.seqIds), ...optional(s.long?.seqLens), value(s.out)],
   store_kv: (s) => [
     ...headSources(s).map(value),
@@ -78,6 +85,10 @@ export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
   if (spec.kind === "attention_units") return [spec.units.plan, spec.units.counters, spec.units.partials];
   return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
 }
+
+/** Buffers that kernels of one kind share, whose contents are nobody's result: i32 ones are 0 between kernels, others hold anything. */
+export const kernelScratch = (spec: KernelSpec): readonly BufferValue[] =>
+  spec.kind === "linear" && spec.split ? [spec.split.counters, spec.split.partials] : [];
 
 /** The tensors of weights.bin that a kernel reads, in calling order. */
 export const kernelTensors = (spec: KernelSpec): TensorValue[] =>

@@ -130,6 +130,15 @@ export interface RowNorm {
   readonly dtype: DType;
 }
 
+/** How blocks share sums over k: each of `parts` leaves its own, and the last of them to come adds them in order. */
+export interface SplitSums {
+  readonly parts: number;
+  /** i32 (1, tiles), all 0 between kernels */
+  readonly counters: BufferValue;
+  /** f32 (tiles · parts, sums of a tile) */
+  readonly partials: BufferValue;
+}
+
 /**
  * acc_w[row, col] = Σ_k x[row, k] · w[w · n + col, k] for w in 0 … ways − 1; out[row, col] = epilogue(acc_0, …).
  * With a norm, x stands for its rows normalized. `w` has ways · n rows and k columns. `out` may be the very buffer an operand is read from (residual add in place).
@@ -139,6 +148,8 @@ export interface LinearKernel extends Common {
   readonly x: BufferValue;
   /** Null where x is multiplied as it is. */
   readonly norm: RowNorm | null;
+  /** Null where a block has all of its sums. */
+  readonly split: SplitSums | null;
   readonly w: TensorValue;
   readonly ways: 1 | 2;
   readonly n: number;

@@ -32,9 +32,13 @@ interface Storage {
 
 /**
  * Plans the arena for kernels run in order. `bytesOf` sizes a buffer at its largest extent, padding of its layout included.
- * First fit by decreasing size over live intervals.
+ * First fit by decreasing size over live intervals; `scratch` buffers share their memory with those of their name alone.
  */
-export function planArena(kernels: readonly KernelSpec[], bytesOf: (buffer: BufferValue) => number): ArenaPlan {
+export function planArena(
+  kernels: readonly KernelSpec[],
+  bytesOf: (buffer: BufferValue) => number,
+  scratch: readonly BufferValue[] = [],
+): ArenaPlan {
   const lastUse = new Map<string, number>();
   kernels.forEach((spec, i) => {
     for (const buffer of buffersOf(spec)) lastUse.set(buffer.name, i);
@@ -51,6 +55,13 @@ export function planArena(kernels: readonly KernelSpec[], bytesOf: (buffer: Buff
       storageOf.set(out.name, storage);
     }
   });
+
+  for (const buffer of scratch) {
+    const bytes = bytesOf(buffer);
+    const known = storageOf.get(buffer.name);
+    if (known && known.bytes >= bytes) continue;
+    storageOf.set(buffer.name, { buffers: [buffer], bytes, first: 0, last: kernels.length });
+  }
 
   const placed: { storage: Storage; offset: number }[] = [];
   const all = [...new Set(storageOf.values())].sort((a, b) => b.bytes - a.bytes || a.first - b.first);

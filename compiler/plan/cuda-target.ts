@@ -6,9 +6,9 @@ import { cudaParameters } from "../codegen/cuda/params.ts";
 import { renderCudaKernel } from "../codegen/cuda/render.ts";
 import { readTemplate } from "../codegen/template.ts";
 import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
-import { forBlocks, normsIntoLinears } from "../kernels/for-blocks.ts";
+import { forBlocks, normsIntoLinears, splitLinears } from "../kernels/for-blocks.ts";
 import type { LinearKernel } from "../kernels/spec.ts";
-import { MOST_VECTOR_TOKENS, plansAttention, scheduleCudaKernel } from "../schedule/cuda.ts";
+import { MOST_VECTOR_TOKENS, plansAttention, scheduleCudaKernel, splitOf } from "../schedule/cuda.ts";
 import type { KernelTarget } from "./kernel-target.ts";
 
 /** Shared memory for rows that a prologue makes: several blocks still share a multiprocessor. */
@@ -19,13 +19,14 @@ export function cudaTarget(arch: CudaArch): KernelTarget {
   return {
     features: [],
     kvBlockSize: CUDA_KV_BLOCK_SIZE,
-    fewTokens: [1, 4, 16, 64],
+    fewTokens: [1, 4, 16, 64, 256],
     sourceSuffix: ".cu",
     linearInput: (weightDtype) => weightDtype,
     legalizeKernels: (kernels) => forBlocks(kernels, (spec) => plansAttention(spec.kv.dtype)),
     fuseKernels: (kernels, maxTokens, wanted) => {
       const fits = ({ k, w }: LinearKernel) => maxTokens * k * dtypeBytes[w.dtype] <= PROLOGUE_BYTES;
-      return maxTokens <= MOST_VECTOR_TOKENS ? normsIntoLinears(kernels, wanted, fits) : kernels;
+      if (maxTokens <= MOST_VECTOR_TOKENS) return normsIntoLinears(kernels, wanted, fits);
+      return splitLinears(kernels, (linear) => splitOf(linear, maxTokens, dialect));
     },
     schedule: (spec, { maxTokens }) => {
       const schedule = scheduleCudaKernel(spec, dialect, maxTokens);

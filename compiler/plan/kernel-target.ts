@@ -49,7 +49,7 @@ export interface KernelTarget {
   linearInput(weightDtype: DType): DType;
   /** The same work in kernels that the target has. */
   legalizeKernels(kernels: readonly KernelSpec[]): readonly KernelSpec[];
-  /** The same in fewer kernels, where a program for steps of up to `maxTokens` gains by it; values in `wanted` stay written. */
+  /** The same in fewer kernels, or in more blocks, where a program for steps of up to `maxTokens` gains by it; values in `wanted` stay written. */
   fuseKernels(kernels: readonly KernelSpec[], maxTokens: number, wanted: ReadonlySet<string>): readonly KernelSpec[];
   /** Throws `UnsupportedError` for what no skeleton computes. */
   schedule(spec: KernelSpec, context: ProgramContext): ScheduledKernel;

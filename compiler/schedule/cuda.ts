@@ -5,8 +5,9 @@ import type { Rpn } from "../../runtime/manifest.ts";
 import { CUDA_KV_BLOCK_SIZE, type CudaDialect } from "../codegen/cuda/dialect.ts";
 import { InternalError, UnsupportedError } from "../errors.ts";
 import { type Dim, type DType, dtypeBytes } from "../ir/tensor-type.ts";
-import { MOST_GROUPED_HEADS, tileRows } from "../kernels/for-blocks.ts";
+import { MOST_GROUPED_HEADS, type SplitPlan, tileRows } from "../kernels/for-blocks.ts";
 import type { AttentionKernel, GroupedLinearKernel, KernelKind, KernelOf, KernelSpec, LinearKernel } from "../kernels/spec.ts";
+import { chooseTiles, modelled, numTiles, PARTS, type Product, type Tiling, tileBytes, tileThreads } from "./cuda-tiles.ts";
 
 /** How one spec is computed. */
 export interface CudaSchedule {
@@ -63,23 +64,20 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
       throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
     return { grid: extent(s.out.rows), threads: 128 };
   },
-  linear: (s, maxTokens) => {
+  linear: (s, maxTokens, dialect) => {
     requireVectors(s);
-    const rows = extent(s.out.rows);
     if (!multipliesTiles(s.w.dtype) || maxTokens <= MOST_VECTOR_TOKENS) {
       const { blocking, columns } = vectorProduct(s, maxTokens);
       return {
         skeleton: "linear_gemv",
-        grid: [...rows, blocking.tokens, "ceildiv", Math.ceil(s.n / columns), "mul"],
+        grid: [...extent(s.out.rows), blocking.tokens, "ceildiv", Math.ceil(s.n / columns), "mul"],
         blocking,
         sharedBytes: s.norm ? blocking.tokens * s.k * dtypeBytes[s.norm.dtype] : 0,
       };
     }
-    const { blocking, threads, sharedBytes } = tileProduct(s, tilesFor(maxTokens));
-    const tiles = Math.ceil((s.n * s.ways) / blocking.tileN);
-    return { skeleton: "linear_mma", grid: [...rows, blocking.tileT, "ceildiv", tiles, "mul"], threads, sharedBytes, blocking };
+    return linearInTiles(s, chooseTiles(linearProduct(s, maxTokens), dialect, [s.split?.parts ?? 1]));
   },
-  grouped_linear: (s, maxTokens) => {
+  grouped_linear: (s, maxTokens, dialect) => {
     requireVectors(s);
     // Active experts come first in the plan, of which there are no more than slots.
     const active: Rpn = [...extent(s.tokens), s.perToken, "mul", s.numExperts, "min"];
@@ -87,14 +85,11 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
       const { blocking, columns } = vectorProduct(s, maxTokens);
       return { skeleton: "grouped_linear_gemv", grid: [...active, Math.ceil(s.n / columns), "mul"], blocking };
     }
-    const { blocking, threads, sharedBytes } = tileProduct(s, maxTokens <= 64 ? FEW_ROWS : SOME_ROWS);
-    return {
-      skeleton: "grouped_linear_mma",
-      grid: [...active, Math.ceil((s.n * s.ways) / blocking.tileN), "mul"],
-      threads,
-      sharedBytes,
-      blocking,
-    };
+    const rows = Math.ceil((maxTokens * s.perToken) / s.numExperts);
+    const product = { count: s.numExperts, rows, n: s.n * s.ways, k: s.k, ways: s.ways };
+    const tiling = chooseTiles(product, dialect);
+    const grid: Rpn = [...active, Math.ceil((s.n * s.ways) / tiling.tiles.tileN), "mul"];
+    return { skeleton: "grouped_linear_mma", grid, ...inTiles(tiling) };
   },
   route: (s) => ({ grid: [...extent(s.outs[0]!.value.rows), ROUTE_WARPS, "ceildiv"], threads: 32 * ROUTE_WARPS }),
   sort_slots: () => ({ grid: [1], threads: 1024 }),
@@ -132,34 +127,28 @@ function vectorProduct({ n, ways }: LinearKernel | GroupedLinearKernel, maxToken
   return { blocking: { tokens, columns: perWarp }, columns: 8 * perWarp };
 }
 
-/** A tile of weights and rows, and how warps share it. */
-interface Tiles {
-  readonly tileN: number;
-  readonly tileT: number;
-  readonly tileK: number;
-  readonly stages: number;
-  readonly warpsN: number;
-  readonly warpsT: number;
-  readonly warpsK: number;
+const linearProduct = ({ n, k, ways }: LinearKernel, rows: number): Product => ({ count: 1, rows, n: n * ways, k, ways });
+
+const inTiles = ({ tiles, parts }: Tiling) => ({
+  threads: tileThreads(tiles),
+  sharedBytes: tileBytes(tiles),
+  blocking: { ...tiles, parts },
+});
+
+/** A linear in tensor cores, as `tiling` says. */
+export function linearInTiles(s: LinearKernel, tiling: Tiling): Choice {
+  const { tiles, parts } = tiling;
+  const blocks = Math.ceil((s.n * s.ways) / tiles.tileN) * parts;
+  return { skeleton: "linear_mma", grid: [...extent(s.out.rows), tiles.tileT, "ceildiv", blocks, "mul"], ...inTiles(tiling) };
 }
 
-/** Bound by how fast weights are read: many small tiles of them. */
-const FEW_ROWS: Tiles = { tileN: 32, tileT: 16, tileK: 128, stages: 3, warpsN: 1, warpsT: 1, warpsK: 4 };
-const SOME_ROWS: Tiles = { tileN: 64, tileT: 64, tileK: 64, stages: 4, warpsN: 2, warpsT: 1, warpsK: 2 };
-/** Bound by how fast tensor cores multiply: warps of 64 × 64. */
-const MANY_ROWS: Tiles = { tileN: 128, tileT: 128, tileK: 32, stages: 4, warpsN: 2, warpsT: 2, warpsK: 1 };
-
-const tilesFor = (maxTokens: number): Tiles => (maxTokens <= 16 ? FEW_ROWS : maxTokens <= 64 ? SOME_ROWS : MANY_ROWS);
-
-function tileProduct({ w }: LinearKernel | GroupedLinearKernel, tiles: Tiles) {
-  const { tileN, tileT, tileK, stages, warpsN, warpsT, warpsK } = tiles;
-  const stage = (tileN + tileT) * tileK * dtypeBytes[w.dtype];
-  const sums = warpsK * tileT * (tileN + 4) * 4;
-  return {
-    blocking: { ...tiles },
-    threads: 32 * warpsN * warpsT * warpsK,
-    sharedBytes: Math.max(stages * stage, sums),
-  };
+/** How blocks are to share the sums of a linear in steps of up to `maxTokens`; null where they gain next to nothing by it. */
+export function splitOf(spec: LinearKernel, maxTokens: number, dialect: CudaDialect): SplitPlan | null {
+  if (!multipliesTiles(spec.w.dtype) || maxTokens <= MOST_VECTOR_TOKENS) return null;
+  const product = linearProduct(spec, maxTokens);
+  const { tiles, parts } = chooseTiles(product, dialect, PARTS);
+  const gain = modelled(chooseTiles(product, dialect), product, dialect) / modelled({ tiles, parts }, product, dialect);
+  return gain > 1.05 ? { parts, tiles: numTiles(tiles, product), sums: tiles.tileN * tiles.tileT } : null;
 }
 
 /** Throws `UnsupportedError` where rows of weights or of inputs do not begin at sixteen bytes, or are of different dtypes. */

@@ -5,11 +5,12 @@
 import { type CudaArch, cudaDialects } from "../../compiler/codegen/cuda/dialect.ts";
 import { renderCudaKernel } from "../../compiler/codegen/cuda/render.ts";
 import { type DType, timesDim } from "../../compiler/ir/tensor-type.ts";
-import { forBlocks } from "../../compiler/kernels/for-blocks.ts";
+import { forBlocks, splitLinears } from "../../compiler/kernels/for-blocks.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import { kernelName } from "../../compiler/kernels/name.ts";
-import type { GroupedLinearKernel, KernelSpec, SlotSumKernel } from "../../compiler/kernels/spec.ts";
-import { scheduleCudaKernel } from "../../compiler/schedule/cuda.ts";
+import type { GroupedLinearKernel, KernelSpec, LinearKernel, SlotSumKernel } from "../../compiler/kernels/spec.ts";
+import { type CudaSchedule, linearInTiles, scheduleCudaKernel } from "../../compiler/schedule/cuda.ts";
+import type { Tiles } from "../../compiler/schedule/cuda-tiles.ts";
 import { MAX_LOGPROBS } from "../../runtime/batch.ts";
 import { plainRow, type Row } from "../native/reference-sampler.ts";
 import { sampleArrays } from "../native/sample-kernel.ts";
@@ -68,10 +69,18 @@ function golden(
   const name = [kernelName(spec), ...(isSized ? [maxTokens] : []), arch].join(".");
   const count = () => {
     const { spec: counted, envs } = small();
-    const { source } = renderCudaKernel(counted, scheduleCudaKernel(counted, cudaDialects[arch], maxTokens));
-    return { source, accesses: runCudaKernel(counted, envs, { arch, maxTokens, checked: true }).accesses };
+    const schedule = tilesOf(spec, counted, arch, maxTokens);
+    const { source } = renderCudaKernel(counted, { ...scheduleCudaKernel(counted, cudaDialects[arch], maxTokens), ...schedule });
+    return { source, accesses: runCudaKernel(counted, envs, { arch, maxTokens, schedule, checked: true }).accesses };
   };
   return { name, spec: { ...spec, name: kernelName(spec) } as KernelSpec, arch, maxTokens, count };
+}
+
+/** Has a small linear computed in the tiles of a real model's. */
+function tilesOf(spec: KernelSpec, small: KernelSpec, arch: CudaArch, maxTokens: number): Partial<CudaSchedule> {
+  const { skeleton, blocking } = scheduleCudaKernel(spec, cudaDialects[arch], maxTokens);
+  if (skeleton !== "linear_mma") return {};
+  return linearInTiles(small as LinearKernel, { tiles: blocking as unknown as Tiles, parts: blocking.parts! });
 }
 
 /** The small kernel on random rows. */
@@ -190,6 +199,9 @@ function countSampler(): ReturnType<GoldenKernel["count"]> {
   return { source: kernel.source, accesses: runSimt(kernel, [launch], { checked: true }).accesses };
 }
 
+/** Blocks share its sums two by two. */
+const inTwoParts = (spec: LinearKernel): KernelSpec => splitLinears([spec], () => ({ parts: 2, tiles: 64, sums: 64 * 64 }))[0]!;
+
 const linears: readonly GoldenKernel[] = [
   golden(
     linearSpec({ n: 3072, k: 1024, ways: 2, x: "bf16", out: "bf16" }),
@@ -207,6 +219,11 @@ const linears: readonly GoldenKernel[] = [
       maxTokens,
     });
   }),
+  golden(
+    inTwoParts(linearSpec({ n: 1024, k: 3072, x: "bf16", ...residual(1024) })),
+    onRows(inTwoParts(linearSpec({ n: 48, k: 264, x: "bf16", ...residual(48) })), 70),
+    { arch: "sm_90a", maxTokens: 256 },
+  ),
   golden(
     linearSpec({ n: 6144, k: 4096, ways: 2, x: "f16", weights: "f16", out: "f16" }),
     onRows(linearSpec({ n: 40, k: 72, ways: 2, x: "f16", weights: "f16", out: "f16" }), 70),

@@ -9,9 +9,9 @@ import type { InputName } from "../../compiler/ir/ops.ts";
 import type { KvState } from "../../compiler/ir/step.ts";
 import { dtypeBytes, extentOf } from "../../compiler/ir/tensor-type.ts";
 import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
-import { kernelOutputs } from "../../compiler/kernels/operands.ts";
+import { kernelOutputs, kernelScratch } from "../../compiler/kernels/operands.ts";
 import type { BufferValue, KernelSpec, KvValue } from "../../compiler/kernels/spec.ts";
-import { scheduleCudaKernel } from "../../compiler/schedule/cuda.ts";
+import { type CudaSchedule, scheduleCudaKernel } from "../../compiler/schedule/cuda.ts";
 import { type Place, packElements, rowsPlace, unpackElements } from "./kernel-layouts.ts";
 import { runSimt, type SimtAccess, type SimtOptions } from "./simt-kernel.ts";
 
@@ -19,6 +19,8 @@ export interface CudaRunOptions extends SimtOptions {
   readonly arch?: CudaArch;
   /** Rows of the largest step of the program that the kernel is for; by default many. */
   readonly maxTokens?: number;
+  /** What the kernel's own schedule is changed in. */
+  readonly schedule?: Partial<CudaSchedule>;
   /** Rows that the grid is made for beyond those there are: a captured graph's. */
   readonly padding?: number;
 }
@@ -37,9 +39,9 @@ export type CudaEnvironment = KernelEnvironment & { readonly sampled?: Int32Arra
 export function runCudaKernel(
   spec: KernelSpec,
   environments: readonly CudaEnvironment[],
-  { arch = "sm_80", maxTokens = 4096, padding = 0, ...simt }: CudaRunOptions = {},
+  { arch = "sm_80", maxTokens = 4096, padding = 0, schedule: changes, ...simt }: CudaRunOptions = {},
 ): { readonly results: readonly CudaKernelResult[]; readonly accesses: readonly SimtAccess[] } {
-  const schedule = scheduleCudaKernel(spec, cudaDialects[arch], maxTokens);
+  const schedule = { ...scheduleCudaKernel(spec, cudaDialects[arch], maxTokens), ...changes };
   const { name, source } = renderCudaKernel(spec, schedule);
   const parameters = cudaParameters(spec);
   const outs = kernelOutputs(spec);
@@ -49,7 +51,7 @@ export function runCudaKernel(
       grid: evaluateRpn(schedule.grid, { T: T + padding, B: B + padding, S: S + padding, P }),
       threads: schedule.threads,
       sharedBytes: schedule.sharedBytes,
-      args: parameters.map((p) => pack(p, outs, env)),
+      args: parameters.map((p) => pack(p, spec, env)),
     };
   });
   const { args, accesses } = runSimt({ name, source }, launches, simt);
@@ -75,7 +77,7 @@ export function runCudaKernel(
   return { results, accesses };
 }
 
-function pack({ arg }: Parameter, outs: readonly BufferValue[], env: CudaEnvironment): Uint8Array {
+function pack({ arg }: Parameter, spec: KernelSpec, env: CudaEnvironment): Uint8Array {
   if (arg.kind === "symbol") return bytesOf(Int32Array.of(env.binding[arg.symbol]));
   if (arg.kind === "array") return bytesOf(env.sampled ?? new Int32Array(1)); // ids that the step before sampled
   const { value } = arg;
@@ -94,7 +96,9 @@ function pack({ arg }: Parameter, outs: readonly BufferValue[], env: CudaEnviron
       );
     case "buffer": {
       const rows = extentOf(value.rows, env.binding);
-      if (outs.includes(value)) return new Uint8Array(rows * value.cols * dtypeBytes[value.dtype]).fill(0xff);
+      const bytes = rows * value.cols * dtypeBytes[value.dtype];
+      if (kernelScratch(spec).includes(value)) return new Uint8Array(bytes).fill(value.dtype === "i32" ? 0 : 0xff);
+      if (kernelOutputs(spec).includes(value)) return new Uint8Array(bytes).fill(0xff);
       const data = env.buffers.get(value.name);
       if (!data) throw new Error(`${value.name} is not given`);
       return packElements(value.dtype, data, [rows, value.cols], rows * value.cols, rowsPlace(value.cols));

@@ -64,6 +64,7 @@ export function linearSpec(o: {
   return {
     kind: "linear",
     norm: null,
+    split: null,
     name: "linear_under_test",
     nodes: [],
     x: buffer("x", k, x, rows),

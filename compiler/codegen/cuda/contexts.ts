@@ -142,9 +142,11 @@ function product(
   weightRows: string,
 ): TemplateContext {
   const isTiled = skeleton.endsWith("_mma");
+  const { parts = 1 } = blocking;
+  const sum = parts > 1 ? "sum_of_parts(partials" : "sum_at(memory";
   const acc = (way: number) =>
     isTiled
-      ? `sum_at(memory, ${skeleton === "linear_mma" ? "t" : "r"}, n${way ? " + 16" : ""})`
+      ? `${sum}, ${skeleton === "linear_mma" ? "t" : "r"}, n${way ? " + 16" : ""})`
       : `sums[t][${way ? "kColumns + c" : "c"}]`;
   return {
     n: s.n,
@@ -155,6 +157,7 @@ function product(
     weightRows,
     blocks,
     ...blocking,
+    pieces: parts > 1 ? "part * kPieces / kParts, (part + 1) * kPieces / kParts" : "0, kPieces",
     ...(isTiled ? { tileColumns: (blocking.tileN ?? 0) / s.ways } : { blockColumns: 8 * (blocking.columns ?? 0) }),
     accs: s.ways === 1 ? acc(0) : `${acc(0)}, ${acc(1)}`,
   };

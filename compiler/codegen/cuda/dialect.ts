@@ -15,6 +15,10 @@ export interface CudaDialect {
   readonly flags: readonly string[];
   /** Shared memory that a block may ask for. */
   readonly sharedBytes: number;
+  /** Of the GPU that schedules are made for; what one of them multiplies and adds a nanosecond by `mma.sync`; what memory gives to all. */
+  readonly multiprocessors: number;
+  readonly macsPerNs: number;
+  readonly bytesPerNs: number;
 }
 
 const ptx = ["-gencode", "arch=compute_80,code=compute_80"];
@@ -26,6 +30,9 @@ export const cudaDialects: { readonly [K in CudaArch]: CudaDialect } = {
     isExact: false,
     flags: ["-gencode", "arch=compute_80,code=sm_80", ...ptx],
     sharedBytes: 99 * 1024, // what sm_86 and sm_89 have, which run the same code
+    multiprocessors: 108, // A100
+    macsPerNs: 1400,
+    bytesPerNs: 1800,
   },
   sm_90a: {
     arch: "sm_90a",
@@ -33,6 +40,9 @@ export const cudaDialects: { readonly [K in CudaArch]: CudaDialect } = {
     isExact: true,
     flags: ["-gencode", "arch=compute_90a,code=sm_90a", ...ptx],
     sharedBytes: 227 * 1024,
+    multiprocessors: 132, // H200
+    macsPerNs: 2400, // two thirds of what wgmma reaches
+    bytesPerNs: 4300,
   },
 };
 

@@ -5,7 +5,7 @@
 import { invariant } from "../../errors.ts";
 import type { InputName } from "../../ir/ops.ts";
 import type { Dim, SymbolName } from "../../ir/tensor-type.ts";
-import { headSources, type KernelArg, kernelArgs, kernelOutputs } from "../../kernels/operands.ts";
+import { headSources, type KernelArg, kernelArgs, kernelOutputs, kernelScratch } from "../../kernels/operands.ts";
 import type { KernelKind, KernelOf, KernelSpec, Value } from "../../kernels/spec.ts";
 import { cudaType } from "./dialect.ts";
 
@@ -27,7 +27,7 @@ const names: { readonly [K in KernelKind]: (spec: KernelOf<K>) => readonly strin
   rms_norm: (s) => ["x", ...when(s.rows, "source_rows"), "gain", ...operands(s), "out"],
   layer_norm: (s) => ["x", ...when(s.rows, "source_rows"), "gain", "bias", ...operands(s), "out"],
   gather: (s) => ["x", ...when(s.rows, "source_rows"), ...operands(s), "out"],
-  linear: (s) => ["x", ...when(s.norm, "gain"), "w", ...operands(s), "out"],
+  linear: (s) => ["x", ...when(s.norm, "gain"), "w", ...when(s.split, "counters", "partials"), ...operands(s), "out"],
   rope_angles: (s) => ["positions", ...when(s.long, "seq_ids", "seq_lens"), "out"],
   store_kv: (s) => [
     ...sourceNames(s),
@@ -116,12 +116,12 @@ export function cudaParameters(spec: KernelSpec): readonly Parameter[] {
   ];
 }
 
-/** What is written though it is nobody's result: the cache, the sums of chunks, logits under penalties. */
+/** What is written though it is nobody's result: the cache, sums of parts, logits under penalties. */
 function isScratch(spec: KernelSpec, value: Value): boolean {
   if (spec.kind === "store_kv") return value.kind === "kv";
   if (spec.kind === "paged_attention")
     return spec.units !== null && (value === spec.units.counters || value === spec.units.partials);
-  return spec.kind === "sample" && value === spec.logits;
+  return (spec.kind === "sample" && value === spec.logits) || kernelScratch(spec).some((scratch) => scratch === value);
 }
 
 function noteOf(value: Value): string {

@@ -2,7 +2,7 @@
 // For each sorted row r of an expert e: acc[j] = Σ_k x[r, k] · w[e, j, k];  out[slot(r), j] = acc
 // x (sorted rows, 768) bf16, w (128, 2048, 768) bf16; plan: see sort_slots
 //
-// Grid: a block owns 64 columns of out for the rows of one active expert, 64 of them at a time: its weights are read once where it has no more.
+// Grid: a block owns 128 columns of out for the rows of one active expert, 128 of them at a time: its weights are read once where it has no more.
 #include "prelude.cuda.h"
 
 namespace ingot {
@@ -19,13 +19,13 @@ constexpr int kPerToken = 8;
 // Products of a tile of weights and a tile of rows in tensor cores: a block keeps kStages pieces of kTileK of both in shared memory, and
 // copies the next while it multiplies. Warps stand kWarpsN × kWarpsT × kWarpsK; those along k have parts of every piece, whose sums are
 // added in the end.
-constexpr int kTileN = 64;  // rows of w
-constexpr int kTileT = 64;  // rows of x
-constexpr int kTileK = 64;
+constexpr int kTileN = 128;  // rows of w
+constexpr int kTileT = 128;  // rows of x
+constexpr int kTileK = 32;
 constexpr int kStages = 4;
 constexpr int kWarpsN = 2;
-constexpr int kWarpsT = 1;
-constexpr int kWarpsK = 2;
+constexpr int kWarpsT = 2;
+constexpr int kWarpsK = 1;
 constexpr int kThreads = 32 * kWarpsN * kWarpsT * kWarpsK;
 constexpr int kWarpN = kTileN / kWarpsN;
 constexpr int kWarpT = kTileT / kWarpsT;
@@ -95,34 +95,35 @@ struct Sums {
   }
 };
 
-// Multiplies two tiles over all of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of the first pieces are
-// asked for before the inputs are waited for.
+// Multiplies two tiles over pieces first … last − 1 of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of
+// the first pieces are asked for before the inputs are waited for.
 template <class WeightRow, class InputRow, class Wait>
-INGOT_DEVICE void multiply_tiles(unsigned char* memory, const WeightRow& weight_row, const InputRow& input_row, const Wait& wait) {
+INGOT_DEVICE void multiply_tiles(unsigned char* memory, int first, int last, const WeightRow& weight_row, const InputRow& input_row,
+                                 const Wait& wait) {
   element* stages = (element*)memory;
   const int warp = warp_id();
   const int n0 = warp % kWarpsN * kWarpN, t0 = warp / kWarpsN % kWarpsT * kWarpT, k0 = warp / (kWarpsN * kWarpsT) * kWarpK;
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage, kTileN, stage * kTileK, weight_row);
+    if (first + stage < last) copy_rows(stages + stage * kStage, kTileN, (first + stage) * kTileK, weight_row);
   }
   wait();
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, stage * kTileK, input_row);
+    if (first + stage < last) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, (first + stage) * kTileK, input_row);
     commit_copies();
   }
   Sums sums;
   sums.clear();
-  for (int piece = 0; piece < kPieces; ++piece) {
+  for (int i = 0; i < last - first; ++i) {
     wait_copies<kStages - 2>();
     sync_block();  // this piece is there, and the one before is done with
-    const int next = piece + kStages - 1;
-    if (next < kPieces) {
+    const int next = i + kStages - 1;
+    if (first + next < last) {
       element* stage = stages + next % kStages * kStage;
-      copy_rows(stage, kTileN, next * kTileK, weight_row);
-      copy_rows(stage + kTileN * kTileK, kTileT, next * kTileK, input_row);
+      copy_rows(stage, kTileN, (first + next) * kTileK, weight_row);
+      copy_rows(stage + kTileN * kTileK, kTileT, (first + next) * kTileK, input_row);
     }
     commit_copies();
-    const element* stage = stages + piece % kStages * kStage;
+    const element* stage = stages + i % kStages * kStage;
     sums.add(stage, stage + kTileN * kTileK, n0, t0, k0);
   }
   wait_copies<0>();
@@ -170,7 +171,7 @@ INGOT_KERNEL(128, 1) grouped_linear_bf16_128x2048x768(
   const element* matrix = w + int64_t(expert) * kWays * kN * kK;
   for (int row0 = 0; row0 < rows; row0 += kTileT) {
     multiply_tiles(
-        memory,
+        memory, 0, kPieces,
         [&](int i) -> const element* {
           const int way = i / 16 % kWays, col = col0 + i / (16 * kWays) * 16 + i % 16;
           return col < kN ? matrix + (int64_t(way) * kN + col) * kK : nullptr;

@@ -95,34 +95,35 @@ struct Sums {
   }
 };
 
-// Multiplies two tiles over all of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of the first pieces are
-// asked for before the inputs are waited for.
+// Multiplies two tiles over pieces first … last − 1 of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of
+// the first pieces are asked for before the inputs are waited for.
 template <class WeightRow, class InputRow, class Wait>
-INGOT_DEVICE void multiply_tiles(unsigned char* memory, const WeightRow& weight_row, const InputRow& input_row, const Wait& wait) {
+INGOT_DEVICE void multiply_tiles(unsigned char* memory, int first, int last, const WeightRow& weight_row, const InputRow& input_row,
+                                 const Wait& wait) {
   element* stages = (element*)memory;
   const int warp = warp_id();
   const int n0 = warp % kWarpsN * kWarpN, t0 = warp / kWarpsN % kWarpsT * kWarpT, k0 = warp / (kWarpsN * kWarpsT) * kWarpK;
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage, kTileN, stage * kTileK, weight_row);
+    if (first + stage < last) copy_rows(stages + stage * kStage, kTileN, (first + stage) * kTileK, weight_row);
   }
   wait();
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, stage * kTileK, input_row);
+    if (first + stage < last) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, (first + stage) * kTileK, input_row);
     commit_copies();
   }
   Sums sums;
   sums.clear();
-  for (int piece = 0; piece < kPieces; ++piece) {
+  for (int i = 0; i < last - first; ++i) {
     wait_copies<kStages - 2>();
     sync_block();  // this piece is there, and the one before is done with
-    const int next = piece + kStages - 1;
-    if (next < kPieces) {
+    const int next = i + kStages - 1;
+    if (first + next < last) {
       element* stage = stages + next % kStages * kStage;
-      copy_rows(stage, kTileN, next * kTileK, weight_row);
-      copy_rows(stage + kTileN * kTileK, kTileT, next * kTileK, input_row);
+      copy_rows(stage, kTileN, (first + next) * kTileK, weight_row);
+      copy_rows(stage + kTileN * kTileK, kTileT, (first + next) * kTileK, input_row);
     }
     commit_copies();
-    const element* stage = stages + piece % kStages * kStage;
+    const element* stage = stages + i % kStages * kStage;
     sums.add(stage, stage + kTileN * kTileK, n0, t0, k0);
   }
   wait_copies<0>();
@@ -170,7 +171,7 @@ INGOT_KERNEL(128, 1) grouped_linear_bf16_128x768x2048__silu_mul(
   const element* matrix = w + int64_t(expert) * kWays * kN * kK;
   for (int row0 = 0; row0 < rows; row0 += kTileT) {
     multiply_tiles(
-        memory,
+        memory, 0, kPieces,
         [&](int i) -> const element* {
           const int way = i / 16 % kWays, col = col0 + i / (16 * kWays) * 16 + i % 16;
           return col < kN ? matrix + (int64_t(way) * kN + col) * kK : nullptr;

@@ -2,7 +2,7 @@
 // acc[j] = Σ_k x[t, k] · w[j, k];  out[t, j] = operand0 + acc
 // x (rows, 3072) bf16, w (1024, 3072) bf16
 //
-// Grid: a block owns 64 columns of out, in 64 rows; neighbours share columns, so that w is read once.
+// Grid: a block owns 16 columns of out, in 16 rows; neighbours share columns, so that w is read once.
 #include "prelude.cuda.h"
 
 namespace ingot {
@@ -17,13 +17,13 @@ constexpr int kWays = 1;
 // Products of a tile of weights and a tile of rows in tensor cores: a block keeps kStages pieces of kTileK of both in shared memory, and
 // copies the next while it multiplies. Warps stand kWarpsN × kWarpsT × kWarpsK; those along k have parts of every piece, whose sums are
 // added in the end.
-constexpr int kTileN = 64;  // rows of w
-constexpr int kTileT = 64;  // rows of x
-constexpr int kTileK = 64;
-constexpr int kStages = 4;
-constexpr int kWarpsN = 2;
+constexpr int kTileN = 16;  // rows of w
+constexpr int kTileT = 16;  // rows of x
+constexpr int kTileK = 256;
+constexpr int kStages = 3;
+constexpr int kWarpsN = 1;
 constexpr int kWarpsT = 1;
-constexpr int kWarpsK = 2;
+constexpr int kWarpsK = 8;
 constexpr int kThreads = 32 * kWarpsN * kWarpsT * kWarpsK;
 constexpr int kWarpN = kTileN / kWarpsN;
 constexpr int kWarpT = kTileT / kWarpsT;
@@ -93,34 +93,35 @@ struct Sums {
   }
 };
 
-// Multiplies two tiles over all of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of the first pieces are
-// asked for before the inputs are waited for.
+// Multiplies two tiles over pieces first … last − 1 of k; the sums lie in `memory` then, kWarpsK planes of (kTileT, kOutPitch). Weights of
+// the first pieces are asked for before the inputs are waited for.
 template <class WeightRow, class InputRow, class Wait>
-INGOT_DEVICE void multiply_tiles(unsigned char* memory, const WeightRow& weight_row, const InputRow& input_row, const Wait& wait) {
+INGOT_DEVICE void multiply_tiles(unsigned char* memory, int first, int last, const WeightRow& weight_row, const InputRow& input_row,
+                                 const Wait& wait) {
   element* stages = (element*)memory;
   const int warp = warp_id();
   const int n0 = warp % kWarpsN * kWarpN, t0 = warp / kWarpsN % kWarpsT * kWarpT, k0 = warp / (kWarpsN * kWarpsT) * kWarpK;
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage, kTileN, stage * kTileK, weight_row);
+    if (first + stage < last) copy_rows(stages + stage * kStage, kTileN, (first + stage) * kTileK, weight_row);
   }
   wait();
   INGOT_UNROLL for (int stage = 0; stage < kStages - 1; ++stage) {
-    if (stage < kPieces) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, stage * kTileK, input_row);
+    if (first + stage < last) copy_rows(stages + stage * kStage + kTileN * kTileK, kTileT, (first + stage) * kTileK, input_row);
     commit_copies();
   }
   Sums sums;
   sums.clear();
-  for (int piece = 0; piece < kPieces; ++piece) {
+  for (int i = 0; i < last - first; ++i) {
     wait_copies<kStages - 2>();
     sync_block();  // this piece is there, and the one before is done with
-    const int next = piece + kStages - 1;
-    if (next < kPieces) {
+    const int next = i + kStages - 1;
+    if (first + next < last) {
       element* stage = stages + next % kStages * kStage;
-      copy_rows(stage, kTileN, next * kTileK, weight_row);
-      copy_rows(stage + kTileN * kTileK, kTileT, next * kTileK, input_row);
+      copy_rows(stage, kTileN, (first + next) * kTileK, weight_row);
+      copy_rows(stage + kTileN * kTileK, kTileT, (first + next) * kTileK, input_row);
     }
     commit_copies();
-    const element* stage = stages + piece % kStages * kStage;
+    const element* stage = stages + i % kStages * kStage;
     sums.add(stage, stage + kTileN * kTileK, n0, t0, k0);
   }
   wait_copies<0>();
@@ -153,7 +154,7 @@ INGOT_DEVICE void write(const Slots& slots, int row, int col, float acc) {
 
 }  // namespace
 
-INGOT_KERNEL(128, 1) linear_bf16_1024x3072__add(
+INGOT_KERNEL(256, 1) linear_bf16_1024x3072__add(
     const bf16* x,  // (rows, 3072) bf16
     const bf16* w,  // (1024, 3072) bf16
     const float* operand0,  // (rows, 1024) f32
@@ -167,7 +168,7 @@ INGOT_KERNEL(128, 1) linear_bf16_1024x3072__add(
   if (col0 >= kN) return;
   const Slots slots{operand0, out};
   multiply_tiles(
-      memory,
+      memory, 0, kPieces,
       [&](int i) -> const element* {
         const int way = i / 16 % kWays, col = col0 + i / (16 * kWays) * 16 + i % 16;
         return col < kN ? w + (int64_t(way) * kN + col) * kK : nullptr;

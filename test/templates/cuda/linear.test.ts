@@ -1,8 +1,11 @@
 /** Linears as CUDA text on the emulator, under its checker and four schedules, against their spec's meaning. */
 import { describe, expect, it } from "vitest";
 import type { DType } from "../../../compiler/ir/tensor-type.ts";
+import { splitLinears } from "../../../compiler/kernels/for-blocks.ts";
 import { interpretKernel } from "../../../compiler/kernels/interpret.ts";
 import type { LinearKernel } from "../../../compiler/kernels/spec.ts";
+import { linearInTiles } from "../../../compiler/schedule/cuda.ts";
+import { TILES } from "../../../compiler/schedule/cuda-tiles.ts";
 import { relativeError } from "../../support/closeness.ts";
 import { type CudaRunOptions, runCudaKernel } from "../../support/cuda-kernel.ts";
 import {
@@ -50,6 +53,32 @@ it.each([
   const plain = linearSpec({ n: 72, k: 200, weights: dtype, x: "f32" });
   const spec = { ...plain, norm: { gain: tensor("gain", 1, 200), eps: 1e-5, dtype } };
   expect(worst(spec, [1, maxTokens], { maxTokens, checked: true })).toBeLessThan(dtype === "f32" ? 3e-6 : 2e-3);
+});
+
+describe.each(TILES)("linear in tiles of $tileN × $tileT × $tileK", (tiles) => {
+  it.each<DType>(["bf16", "f16"])("multiplies %s rows and weights that fill none", (dtype) => {
+    const spec = linearSpec({ n: 136, k: 1096, weights: dtype, x: dtype });
+    const schedule = linearInTiles(spec, { tiles, parts: 1 });
+    expect(worst(spec, [1, 137], { schedule, checked: true })).toBeLessThan(2e-6);
+  });
+});
+
+describe.each([2, 4, 8])("linear whose sums %i blocks share", (parts) => {
+  const split = (spec: LinearKernel) => splitLinears([spec], () => ({ parts, tiles: 64, sums: 128 * 128 }))[0] as LinearKernel;
+
+  it.each([
+    [16, [1, 16]],
+    [64, [5, 64]],
+    [4096, [130]],
+  ] as const)("adds their parts in order, in steps of up to %i tokens", (maxTokens, rows) => {
+    const spec = split(linearSpec({ n: 72, k: 2104, x: "bf16" }));
+    expect(worst(spec, rows, { maxTokens, checked: true, padding: 3 })).toBeLessThan(2e-6);
+  });
+
+  it.each(["reverse", "random", "greedy"] as const)("gates and rounds once, threads in %s order", (order) => {
+    const spec = split(linearSpec({ n: 40, k: 2048, ways: 2, x: "bf16", out: "bf16" }));
+    expect(worst(spec, [3, 17], { maxTokens: 64, order })).toBeLessThan(2e-3);
+  });
 });
 
 describe.each(sizes)("linear of steps of up to %i tokens", (maxTokens, rows) => {
