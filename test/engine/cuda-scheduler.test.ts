@@ -8,17 +8,17 @@ import { readManifest } from "../../compiler/cli/load.ts";
 import { bytesPerBlock } from "../../runtime/kv-cache-size.ts";
 import { LLM } from "../../runtime/llm.ts";
 import { compileForTest, isFullRun, nativeTarget, scratchFolder } from "../support/compiled-engine.ts";
-import { compileCudaForTest, deviceFor, loadOnFakeDevice, ORDERS } from "../support/cuda-engine.ts";
+import { CUDA_TARGETS, compileCudaForTest, deviceFor, loadOnFakeDevice, ORDERS } from "../support/cuda-engine.ts";
 import { seededRandom } from "../support/seeded-random.ts";
 
 const pebble = join(import.meta.dirname, "../../models/pebble");
 const scratch = scratchFolder("cuda-scheduler");
 const folders = { cpu: join(scratch, "cpu"), cuda: join(scratch, "cuda") };
-const target = "cuda:sm_80";
 
 const seed = Number(process.env.INGOT_TEST_SEED ?? Date.now() % 1e9);
 const random = seededRandom(seed);
-console.log(`seed ${seed} (INGOT_TEST_SEED)`);
+const target = random.pick(CUDA_TARGETS);
+console.log(`seed ${seed} (INGOT_TEST_SEED), ${target}`);
 
 const ids = (n: number) => Array.from({ length: n }, () => 3 + random.below(4093));
 /** More than a block of 64, which later requests find in the cache. */
