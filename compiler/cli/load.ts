@@ -62,6 +62,7 @@ export async function loadForVerification(folder: string, flags: LoadFlags & Par
   const engine: Verifiable = {
     maxTokens: Math.min(llm.maxModelLen, decoder.maxModelLen),
     rebuiltBeyond: manifest.kvCache.rebuiltBeyond,
+    sumsVary: manifest.programs.length > 1,
     forward: (ids, options) => llm.forward(ids, options),
     decode: (ids, options) => decoder.forward(ids, options),
     async greedy(ids, count) {

@@ -52,12 +52,25 @@ export function renderTemplate(file: string, context: TemplateContext): string {
 
 /** Renders template text; `file` is what errors call it. */
 export function renderText(file: string, text: string, context: TemplateContext): string {
-  for (const name of freeNames(text)) {
+  const { names, template } = parsed.get(text) ?? parse(text);
+  for (const name of names) {
     if (!Object.hasOwn(context, name)) throw new InternalError(`${file} uses ${name}, which its context does not have`);
   }
   const guarded = Object.fromEntries(Object.entries(context).map(([name, value]) => [name, guard(file, name, value)]));
-  const environment = new nunjucks.Environment(null, options);
-  return environment.renderString(text, guarded).replace(/\n{3,}/g, "\n\n");
+  return template.render(guarded).replace(/\n{3,}/g, "\n\n");
+}
+
+interface Parsed {
+  readonly names: ReadonlySet<string>;
+  readonly template: nunjucks.Template;
+}
+/** By text: a model has one skeleton rendered for many kernels. */
+const parsed = new Map<string, Parsed>();
+
+function parse(text: string): Parsed {
+  const made = { names: freeNames(text), template: new nunjucks.Template(text, new nunjucks.Environment(null, options)) };
+  parsed.set(text, made);
+  return made;
 }
 
 /** A record that throws where a field is missing, even inside a condition. */

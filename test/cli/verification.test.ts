@@ -38,6 +38,7 @@ function engine(
     greedy?: (ids: readonly number[]) => readonly number[];
     maxTokens?: number;
     rebuiltBeyond?: readonly number[];
+    sumsVary?: boolean;
   } = {},
 ): Verifiable {
   const computing = (plant?: Plant) => async (ids: readonly number[]) => {
@@ -48,6 +49,7 @@ function engine(
   return {
     maxTokens: plants.maxTokens ?? 100,
     rebuiltBeyond: plants.rebuiltBeyond ?? [],
+    sumsVary: plants.sumsVary ?? false,
     forward: computing(plants.forward),
     decode: computing(plants.decode),
     greedy: async (ids, count) => plants.greedy?.(ids) ?? continuation(ids, count),
@@ -155,40 +157,43 @@ describe("verification against recorded activations", () => {
     }
   });
 
-  it("takes a token whose logit is as near to the largest as logits may be off", async () => {
+  it("takes a token whose logit is as near to the largest as logits may be off, where sums vary", async () => {
     // Two tokens of a large row, of which the second is 1 % of its root mean square below the first.
     const pair = (gap: number) => (_: number, i: number) => [1, 1 - gap][i % VOCAB] ?? -1;
     const close =
       (gap: number): Plant =>
       (o) =>
         Object.assign(o, { logits: o.logits.map(pair(gap)) });
-    const sampler = async (gap: number) => {
+    const sampler = async (gap: number, sumsVary = true) => {
       const plant = close(gap);
       const near = {
         ...golden,
         prompts: prompts.map((p) => ({ ...p, logits: p.logits.map(pair(0)) })),
       };
       const against = { dtype: "bfloat16", cache: "f32", reference: "here" } as const;
-      const { rows } = await verifyGolden(engine({ forward: plant, decode: plant, greedy: () => [1, 1, 1] }), near, against);
+      const { rows } = await verifyGolden(engine({ forward: plant, decode: plant, greedy: () => [1, 1, 1], sumsVary }), near, against);
       return rows.find((r) => r.what === "sampler");
     };
     expect(await sampler(0.01)).toMatchObject({ error: 0, ok: true });
+    expect(await sampler(0.01, false)).toMatchObject({ error: 3, ok: false });
     expect(await sampler(0.2)).toMatchObject({ error: 3, ok: false });
   });
 
   it("takes the first of equal logits for the argmax", async () => {
     const flat: Plant = ({ logits }) => void logits.fill(1);
     const equal = { ...golden, prompts: prompts.map((p) => ({ ...p, logits: p.logits.map(() => 1) })) };
-    const sampler = async (id: number) =>
+    const sampler = async (id: number, sumsVary: boolean) =>
       (
-        await verifyGolden(engine({ forward: flat, decode: flat, greedy: () => [id, id, id] }), equal, {
+        await verifyGolden(engine({ sumsVary, forward: flat, decode: flat, greedy: () => [id, id, id] }), equal, {
           dtype: "bfloat16",
           cache: "f32",
           reference: "here",
         })
       ).rows.find((r) => r.what === "sampler");
-    expect(await sampler(0)).toMatchObject({ error: 0, ok: true });
-    expect(await sampler(1)).toMatchObject({ error: 3, ok: false });
+    for (const sumsVary of [false, true]) {
+      expect(await sampler(0, sumsVary)).toMatchObject({ error: 0, ok: true });
+      expect(await sampler(1, sumsVary)).toMatchObject({ error: 3, ok: false });
+    }
   });
 
   it("counts tokens that are not the recorded ones in f32 only", async () => {
