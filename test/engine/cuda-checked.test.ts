@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { readGolden } from "../../compiler/cli/golden.ts";
 import { readManifest } from "../../compiler/cli/load.ts";
+import { kvKind } from "../../runtime/batch.ts";
 import { expectClose } from "../support/closeness.ts";
 import { isFullRun, scratchFolder } from "../support/compiled-engine.ts";
 import { CUDA_TARGETS, compileCudaForTest, deviceFor, loadOnFakeDevice, ORDERS } from "../support/cuda-engine.ts";
@@ -18,7 +19,7 @@ const random = seededRandom(seed);
 console.log(`seed ${seed} (INGOT_TEST_SEED)`);
 
 /** A step of each size that has a program of its own, and one of more tokens. */
-const STEPS = [1, 3, 9, 40, 70];
+const STEPS = [1, 3, 9, 33, 70];
 const flags = { dtype: "bfloat16", maxModelLen: 192, maxNumSeqs: 70, maxNumBatchedTokens: 70 };
 
 interface Case {
@@ -36,13 +37,21 @@ describe.skipIf(!hasGolden)("every kernel of an engine under the checker runs, a
     const log = join(scratch, `${family}-${order}.log`);
     await compileCudaForTest(goldenFolder(family), folder, { ...flags, target }, { isChecked: true });
     const { prompts, bf16RelativeError } = readGolden(goldenFolder(family));
-    const { ids, logits } = prompts.at(-1)!;
+    const { ids } = prompts.at(-1)!;
+    const { rebuiltBeyond } = readManifest(folder).kvCache;
     const llm = await loadOnFakeDevice(folder, { ...deviceFor(target), order, seed, log }, { kvCacheMemoryBytes: 2 ** 22 });
     try {
+      let compared = 0;
       for (const tokens of STEPS) {
-        const found = await llm.forward(ids.slice(0, tokens));
-        expectClose(found.logits, logits.subarray(0, found.logits.length), 3 * bf16RelativeError, `logits of ${tokens} tokens`);
+        const prompt = prompts.find((p) => p.ids.length >= tokens)!;
+        const { logits } = await llm.forward(prompt.ids.slice(0, tokens));
+        expect(logits.every(Number.isFinite)).toBe(true);
+        // A longer prompt may have keys of another kind, and other logits from the first token on.
+        if (kvKind(tokens, rebuiltBeyond) !== kvKind(prompt.ids.length, rebuiltBeyond)) continue;
+        expectClose(logits, prompt.logits.subarray(0, logits.length), 3 * bf16RelativeError, `logits of ${tokens} tokens`);
+        compared++;
       }
+      expect(compared).toBeGreaterThanOrEqual(3);
       const beginnings = [ids.slice(0, 5), ids.slice(0, 70), ids.slice(3, 4)];
       const outputs = await llm.generate(beginnings, { temperature: 0.7, topP: 0.9, topK: 20, maxTokens: 3, ignoreEos: true });
       expect(outputs.map((o) => o.outputs[0]!.tokenIds.length)).toEqual([3, 3, 3]);
