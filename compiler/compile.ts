@@ -1,7 +1,7 @@
 /**
  * From a model to an engine folder: the whole way in one function.
  *
- * graph → passes → kernels → schedules, arena, text → packed weights → built library → manifest. The folder is written whole or not
+ * graph → passes → kernels → schedules, arena, text → built library → packed weights → manifest. The folder is written whole or not
  * at all; when it is there already, made from the same things, nothing is done.
  */
 import { existsSync, readFileSync } from "node:fs";
@@ -134,13 +134,7 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
     await writeModule(temporary, facts);
     const files = await hashFiles(temporary);
 
-    const packing = performance.now();
-    const packed = request.weightsFile
-      ? await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack)
-      : null;
-    if (packed) stampWeights(temporary, WEIGHTS_FILE, packed.sha256);
-    seconds.pack = since(packing);
-
+    // Before weights are packed, which takes minutes: a missing compiler is told at once.
     const building = performance.now();
     const library = request.build
       ? await buildLibrary(temporary, {
@@ -151,6 +145,13 @@ export async function compileEngine(folder: string, request: CompileRequest, eve
         })
       : null;
     seconds.build = since(building);
+
+    const packing = performance.now();
+    const packed = request.weightsFile
+      ? await packWeights(plan, request.source, `${temporary}/${WEIGHTS_FILE}`, events.onPack)
+      : null;
+    if (packed) stampWeights(temporary, WEIGHTS_FILE, packed.sha256);
+    seconds.pack = since(packing);
 
     const manifest: Manifest = assembleManifest({
       ...facts,

@@ -48,10 +48,13 @@ void ProgramStream::reserve(const CudaExecutorSpec& spec) {
     arrays_.reserve();
   } catch (const DriverError& error) {
     if (error.result != kOutOfMemory) throw;
+    const char* remedy = spec.weights_bytes > facts.free_bytes
+                             ? "use a smaller model or a GPU with more memory, or end what else uses this one"
+                             : "lower --kv-cache-memory, --max-model-len, --max-num-seqs or --max-num-batched-tokens, or end what else uses the GPU";
     fail("not enough memory on " + context_.describe() + ": weights take " + size_of(spec.weights_bytes) + ", the arena " +
          size_of(spec.arena_bytes) + ", the KV cache " + size_of(spec.kv_bytes) + ", and " + size_of(facts.free_bytes) + " of " +
          size_of(facts.total_bytes) +
-         " are free: lower --kv-cache-memory, --max-model-len, --max-num-seqs or --max-num-batched-tokens, or end what else uses the GPU");
+         " are free: " + remedy);
   }
 }
 

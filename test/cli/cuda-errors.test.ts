@@ -112,7 +112,7 @@ describe("a GPU's failure is a sentence", () => {
       memory: 10e6,
     });
     expect(weights).toMatch(
-      /weights take 22\.1 MiB, the arena [\d.]+ MiB, the KV cache [\d.]+ MiB, and 9\.5 MiB of 9\.5 MiB are free: lower --kv-cache-memory/,
+      /weights take 22\.1 MiB, the arena [\d.]+ MiB, the KV cache [\d.]+ MiB, and 9\.5 MiB of 9\.5 MiB are free: use a smaller model or a GPU with more memory/,
     );
     const cache = await refused(1, ["run", engine["cuda:sm_80"], ...ask], { ...GPU, memory: 1e6 });
     expect(cache).toMatch(

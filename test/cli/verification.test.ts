@@ -171,7 +171,11 @@ describe("verification against recorded activations", () => {
         prompts: prompts.map((p) => ({ ...p, logits: p.logits.map(pair(0)) })),
       };
       const against = { dtype: "bfloat16", cache: "f32", reference: "here" } as const;
-      const { rows } = await verifyGolden(engine({ forward: plant, decode: plant, greedy: () => [1, 1, 1], sumsVary }), near, against);
+      const { rows } = await verifyGolden(
+        engine({ forward: plant, decode: plant, greedy: () => [1, 1, 1], sumsVary }),
+        near,
+        against,
+      );
       return rows.find((r) => r.what === "sampler");
     };
     expect(await sampler(0.01)).toMatchObject({ error: 0, ok: true });

@@ -6,7 +6,7 @@ import { invariant } from "../../errors.ts";
 import type { InputName } from "../../ir/ops.ts";
 import type { Dim, SymbolName } from "../../ir/tensor-type.ts";
 import { headSources, type KernelArg, kernelArgs, kernelOutputs, kernelScratch } from "../../kernels/operands.ts";
-import type { KernelKind, KernelOf, KernelSpec, Value } from "../../kernels/spec.ts";
+import type { BufferValue, KernelKind, KernelOf, KernelSpec, TensorValue, Value } from "../../kernels/spec.ts";
 import { cudaType } from "./dialect.ts";
 
 /** One parameter of a kernel. */
@@ -128,7 +128,7 @@ function noteOf(value: Value): string {
   switch (value.kind) {
     case "buffer":
     case "tensor":
-      return `${shapeNote(value.rows, value.cols)} ${value.dtype}`;
+      return shapeNote(value);
     case "input":
       return inputShapes[value.name];
     case "kv":
@@ -145,11 +145,11 @@ const inputShapes: { readonly [K in InputName]: string } = {
   sample_rows: "(S)",
 };
 
-/** `(rows, 1024)`: the same text for every extent that a step has of rows. */
-export function shapeNote(rows: Dim, cols: number): string {
-  if (rows === 1) return `(${cols})`;
-  const count = typeof rows === "number" ? `${rows}` : rows.times === 1 ? "rows" : `${rows.times} · rows`;
-  return `(${count}, ${cols})`;
+/** `(rows, 1024) bf16`. Rows of buffers that follow from the largest step, and not from this kernel, have no number. */
+export function shapeNote({ kind, rows, cols, dtype }: BufferValue | TensorValue): string {
+  if (rows === 1) return `(${kind === "buffer" ? "n" : cols}) ${dtype}`;
+  const count = kind === "tensor" ? `${rows}` : typeof rows === "number" || rows.times === 1 ? "rows" : `${rows.times} · rows`;
+  return `(${count}, ${cols}) ${dtype}`;
 }
 
 const outputArrays = new Set(["sampled_ids", "sampled_logprobs", "top_ids", "top_logprobs"]);

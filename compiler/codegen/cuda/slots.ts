@@ -37,7 +37,7 @@ export const expertArgument = (o: Pick<CudaSlotOptions, "operands">): string => 
 
 function structText({ operands, out }: CudaSlotOptions): string {
   const field = (name: string, value: BufferValue | TensorValue) =>
-    `  ${name === "out" ? "" : "const "}${cudaType(value.dtype)}* ${name};  // ${shapeNote(value.rows, value.cols)} ${value.dtype}`;
+    `  ${name === "out" ? "" : "const "}${cudaType(value.dtype)}* ${name};  // ${shapeNote(value)}`;
   return [
     "// What is read and written around the sums.",
     "struct Slots {",

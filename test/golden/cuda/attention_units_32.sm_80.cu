@@ -39,9 +39,9 @@ INGOT_DEVICE int sum_before(int x, int* total) {
 INGOT_KERNEL(256, 1) attention_units_32(
     const int32_t* positions,  // (T)
     const int32_t* seq_ids,  // (T)
-    int32_t* plan,  // (24577) i32
-    int32_t* counters,  // (256) i32
-    float* partials,  // (16384, 130) f32
+    int32_t* plan,  // (n) i32
+    int32_t* counters,  // (n) i32
+    float* partials,  // (rows, 130) f32
     const int32_t* num_rows  // rows of this step
 ) {
   wait_for_inputs();

@@ -156,9 +156,9 @@ INGOT_DEVICE void write(const Slots& slots, int row, int col, float acc) {
 }  // namespace
 
 INGOT_KERNEL(128, 1) grouped_linear_bf16_128x2048x768(
-    const bf16* x,  // (34688, 768) bf16
+    const bf16* x,  // (rows, 768) bf16
     const bf16* w,  // (262144, 768) bf16
-    const int32_t* plan,  // (35073) i32
+    const int32_t* plan,  // (n) i32
     float* out  // (8 · rows, 2048) f32
 ) {
   INGOT_DYNAMIC_SHARED(memory);

@@ -24,7 +24,7 @@ constexpr int kVector = 16 / sizeof(element);
 
 // What is read and written around the sums.
 struct Slots {
-  bf16* out;  // (34688, 768) bf16
+  bf16* out;  // (rows, 768) bf16
 };
 
 // out[row, col] = silu(acc0) · acc1
@@ -37,8 +37,8 @@ INGOT_DEVICE void write(const Slots& slots, int row, int col, float acc0, float 
 INGOT_KERNEL(256, 1) grouped_linear_bf16_128x768x2048__silu_mul(
     const bf16* x,  // (rows, 2048) bf16
     const bf16* w,  // (196608, 2048) bf16
-    const int32_t* plan,  // (35073) i32
-    bf16* out  // (34688, 768) bf16
+    const int32_t* plan,  // (n) i32
+    bf16* out  // (rows, 768) bf16
 ) {
   wait_for_inputs();
   const int active = block_id() / kUnits;

@@ -167,8 +167,8 @@ INGOT_DEVICE void write(const Slots& slots, int row, int col, float acc) {
 INGOT_KERNEL(128, 1) linear_bf16_1024x3072_2parts__add(
     const bf16* x,  // (rows, 3072) bf16
     const bf16* w,  // (1024, 3072) bf16
-    int32_t* counters,  // (64) i32
-    float* partials,  // (128, 4096) f32
+    int32_t* counters,  // (n) i32
+    float* partials,  // (rows, 4096) f32
     const float* operand0,  // (rows, 1024) f32
     float* out,  // (rows, 1024) f32
     const int32_t* num_rows  // rows of this step

@@ -175,9 +175,9 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
     const int32_t* positions,  // (T)
     const int32_t* seq_ids,  // (T)
     const int32_t* block_tables,  // (B, P)
-    const int32_t* plan,  // (24577) i32
-    int32_t* counters,  // (256) i32
-    float* partials,  // (16384, 130) f32
+    const int32_t* plan,  // (n) i32
+    int32_t* counters,  // (n) i32
+    float* partials,  // (rows, 130) f32
     bf16* out,  // (rows, 2048) bf16
     const int32_t* blocks_per_table  // entries of a block table
 ) {

@@ -175,9 +175,9 @@ INGOT_KERNEL(64, 1) paged_attention_bf16_4x1x256(
     const int32_t* positions,  // (T)
     const int32_t* seq_ids,  // (T)
     const int32_t* block_tables,  // (B, P)
-    const int32_t* plan,  // (24577) i32
-    int32_t* counters,  // (32) i32
-    float* partials,  // (4096, 258) f32
+    const int32_t* plan,  // (n) i32
+    int32_t* counters,  // (n) i32
+    float* partials,  // (rows, 258) f32
     float* out,  // (rows, 1024) f32
     const int32_t* blocks_per_table  // entries of a block table
 ) {

@@ -179,9 +179,9 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_64x8x64_window128_sinks(
     const int32_t* seq_ids,  // (T)
     const int32_t* block_tables,  // (B, P)
     const bf16* sinks,  // (64) bf16
-    const int32_t* plan,  // (24577) i32
-    int32_t* counters,  // (256) i32
-    float* partials,  // (67584, 66) f32
+    const int32_t* plan,  // (n) i32
+    int32_t* counters,  // (n) i32
+    float* partials,  // (rows, 66) f32
     bf16* out,  // (rows, 4096) bf16
     const int32_t* blocks_per_table  // entries of a block table
 ) {

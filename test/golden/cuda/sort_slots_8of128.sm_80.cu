@@ -18,7 +18,7 @@ constexpr int kPerToken = 8;
 
 INGOT_KERNEL(1024, 1) sort_slots_8of128(
     const int32_t* ids,  // (rows, 8) i32
-    int32_t* plan,  // (35073) i32
+    int32_t* plan,  // (n) i32
     const int32_t* num_rows  // rows of this step
 ) {
   INGOT_SHARED(int, counts, kExperts);
