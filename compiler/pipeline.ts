@@ -80,6 +80,8 @@ export function generate(request: GenerateRequest, dump?: Dump): Generated {
   const { maxNumBatchedTokens } = request.limits;
   const sizes = [...target.fewTokens.filter((few) => few < maxNumBatchedTokens), maxNumBatchedTokens];
   const fused = sizes.map((maxTokens) => target.fuseKernels(kernels, maxTokens, wanted));
+  for (const program of fused) verifyKernels(program, [lowered.logits, ...lowered.taps.map((tap) => tap.buffer)]);
+  if (fused.length > 1) dumped("fuse-kernels", () => fused.map((program) => printKernels(program)).join("\n"));
   const scheduled = sizes.map((maxTokens, i) => scheduleKernels(fused[i]!, lowered.graph, target, maxTokens)); // skeletons, blocks, grids
   dumped("schedule", () => scheduled.map(printSchedules).join("\n"));
 
@@ -91,7 +93,11 @@ export function generate(request: GenerateRequest, dump?: Dump): Generated {
   const weights = planWeights(packRequests(kernels, target));
   dumped("plan-memory", () => printArena(arena));
 
-  const emitted = emitKernels(scheduled, lowered.graph, target); // text
+  const emitted = emitKernels(
+    sizes.map((maxTokens, i) => ({ maxTokens, kernels: scheduled[i]! })),
+    lowered.graph,
+    target,
+  ); // text
   const names = { buffers: arena.buffers.map((b) => b.name), tensors: weights.tensors.map((t) => t.entry.name) };
   const programs = sizes.map((maxTokens, i) =>
     assembleProgram(scheduled[i] as readonly ScheduledKernel[], emitted.textOf[i] as readonly number[], taps, names, maxTokens),

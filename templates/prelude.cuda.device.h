@@ -36,7 +36,6 @@ INGOT_DEVICE float absolute(float x) { return fabsf(x); }
 INGOT_DEVICE float with_sign(float x, float sign) { return copysignf(x, sign); }
 INGOT_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 INGOT_DEVICE float reciprocal_sqrt(float x) { return rsqrtf(x); }
-INGOT_DEVICE float square_root(float x) { return sqrtf(x); }
 INGOT_DEVICE float exp(float x) { return __expf(x); }
 INGOT_DEVICE float exp2(float x) {
   float y;
@@ -86,7 +85,7 @@ INGOT_DEVICE void sync_warp() { __syncwarp(); }
 // Of all 32 lanes, which must all be there.
 INGOT_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 INGOT_DEVICE int shuffle_xor(int x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
-INGOT_DEVICE float shuffle(float x, int lane) { return __shfl_sync(~0u, x, lane); }
+INGOT_DEVICE float shuffle(float x, int lane) { return __shfl_sync(~0u, x, lane); }  // never to be rounded to a whole number
 INGOT_DEVICE int shuffle(int x, int lane) { return __shfl_sync(~0u, x, lane); }
 INGOT_DEVICE uint32_t ballot(bool is_true) { return __ballot_sync(~0u, is_true); }
 INGOT_DEVICE int count_bits(uint32_t x) { return __popc(x); }

@@ -39,12 +39,12 @@ export function roundF16(x: number): number {
  */
 export function roundFp8(x: number): number {
   if (Number.isNaN(x) || x === 0) return x;
-  const size = Math.abs(x);
+  const size = Math.min(Math.abs(x), 448);
   const ulp = 2 ** (Math.max(-6, Math.floor(Math.log2(size))) - 3);
   const floor = Math.floor(size / ulp);
   const rest = size / ulp - floor;
   const rounded = (rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor) * ulp;
-  return Math.sign(x) * Math.min(rounded, 448);
+  return Math.sign(x) * rounded;
 }
 
 /** `values` as they read back after being stored in `dtype`; f32 passes through as the same array. */

@@ -5,7 +5,7 @@
  * stand at multiples of `tileTokens` and where another sequence begins; where a step has few tokens, the chunks of a lone token are
  * units of their own, whose sums the last of them merges in order.
  */
-import { maxOf } from "../ir/tensor-type.ts";
+import { type Dim, maxOf } from "../ir/tensor-type.ts";
 import type { AttentionCut } from "./spec.ts";
 
 /** Numbers of a unit in its plan. */
@@ -63,7 +63,7 @@ export const planOf = (units: readonly AttentionUnit[]): number[] => [
 ];
 
 /** Numbers of a plan for steps of up to `tokens`. */
-export function planNumbers(tokens: Parameters<typeof maxOf>[0], cut: AttentionCut): number {
+export function planNumbers(tokens: Dim, cut: AttentionCut): number {
   const most = maxOf(tokens);
   return 1 + NUMBERS * Math.max(most, Math.min(most, cut.splitBelow) * mostChunks(cut));
 }

@@ -47,7 +47,7 @@ export function forBlocks(
 
 /**
  * Norms that one linear alone reads become its prologue: every block makes the few rows anew, and a launch is saved. Only where what is
- * normalized lives on until the linear has read it, as a residual does, and `fits` says that a block has room for the rows. `wanted` names
+ * normalized lives on when the linear is done, as a residual does, and `fits` says that a block has room for the rows. `wanted` names
  * values that must be written.
  */
 export function normsIntoLinears(
@@ -74,8 +74,9 @@ export function normsIntoLinears(
     const linear = kernels[at ?? -1];
     if (at === undefined || other !== undefined || linear?.kind !== "linear" || linear.x.name !== norm.out.name || !fits(linear))
       return;
-    const livesOn = (readers.get(norm.x.name) ?? []).some((reader) => reader >= at);
-    if (!livesOn || wanted.has(norm.out.name) || linear.out.name === norm.x.name) return;
+    // Not by the linear itself alone, whose result may take its place while other blocks still read it.
+    const livesOn = (readers.get(norm.x.name) ?? []).some((reader) => reader > at);
+    if (!livesOn || wanted.has(norm.out.name)) return;
     const { x, gain, eps, out } = norm;
     absorbed.add(norm);
     const nodes = [...norm.nodes, ...linear.nodes];

@@ -156,13 +156,11 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
   ...expertMeaning,
 
   attention_units(spec, env) {
-    const { plan, counters, partials, cut } = spec.units;
+    const { plan, cut } = spec.units;
     const units = attentionUnits(env.input(spec.positions.name), env.input(spec.seqIds.name), cut);
     const numbers = new Float32Array(plan.cols).fill(-1);
     numbers.set(planOf(units));
     env.buffers.set(plan.name, numbers);
-    env.buffers.set(counters.name, new Float32Array(counters.cols));
-    env.buffers.set(partials.name, new Float32Array(rowCount(partials, env) * partials.cols).fill(Number.NaN));
   },
 
   sample() {

@@ -52,7 +52,8 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
     value(s.seqIds),
     value(s.blockTables),
     ...optional(s.sinks),
-    ...(s.units ? [s.units.plan, s.units.counters, s.units.partials].map(value) : []),
+    ...optional(s.units?.plan),
+    ...kernelScratch(s).map(value),
     value(s.out),
   ],
   elementwise: (s) => [...s.operands.map(value), value(s.out)],
@@ -61,7 +62,7 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   grouped_linear: (s) => [value(s.x), value(s.w), value(s.plan), ...s.operands.map(value), value(s.out)],
   expert_sum: (s) => [...[s.x, s.w, s.plan, s.weights].map(value), ...optional(s.bias), ...s.operands.map(value), value(s.out)],
   slot_sum: (s) => [value(s.y), value(s.weights), ...s.operands.map(value), value(s.out)],
-  attention_units: (s) => [value(s.positions), value(s.seqIds), ...[s.units.plan, s.units.counters, s.units.partials].map(value)],
+  attention_units: (s) => [value(s.positions), value(s.seqIds), value(s.units.plan)],
   sample: (s) => [
     value(s.logits),
     array("sample_floats"),
@@ -82,13 +83,15 @@ export function kernelArgs(spec: KernelSpec): KernelArg[] {
 /** The buffers a kernel writes, the last of its values; none for the sampler, whose outputs are step arrays. */
 export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
   if (spec.kind === "sample") return [];
-  if (spec.kind === "attention_units") return [spec.units.plan, spec.units.counters, spec.units.partials];
+  if (spec.kind === "attention_units") return [spec.units.plan];
   return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
 }
 
 /** Buffers that kernels of one kind share, whose contents are nobody's result: i32 ones are 0 between kernels, others hold anything. */
-export const kernelScratch = (spec: KernelSpec): readonly BufferValue[] =>
-  spec.kind === "linear" && spec.split ? [spec.split.counters, spec.split.partials] : [];
+export function kernelScratch(spec: KernelSpec): readonly BufferValue[] {
+  const parts = spec.kind === "linear" ? spec.split : spec.kind === "paged_attention" ? spec.units : null;
+  return parts ? [parts.counters, parts.partials] : [];
+}
 
 /** The tensors of weights.bin that a kernel reads, in calling order. */
 export const kernelTensors = (spec: KernelSpec): TensorValue[] =>

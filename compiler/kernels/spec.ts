@@ -305,8 +305,8 @@ export interface SlotSumKernel extends Common {
 }
 
 /**
- * Cuts the attention of a step into units for kernels that hand them to many blocks; made once for all layers of one window. Clears
- * the counters by which blocks know that they are the last of a token, and has room for their partial sums. See `attention-units.ts`.
+ * Cuts the attention of a step into units for kernels that hand them to many blocks; made once for all layers of one window. See
+ * `attention-units.ts`.
  */
 export interface AttentionUnitsKernel extends Common {
   readonly kind: "attention_units";

@@ -5,7 +5,7 @@
 import { invariant } from "../errors.ts";
 import { sameDim } from "../ir/tensor-type.ts";
 import { planColumns } from "./expert-plan.ts";
-import { kernelArgs, kernelOutputs } from "./operands.ts";
+import { kernelArgs, kernelOutputs, kernelScratch } from "./operands.ts";
 import type {
   BufferValue,
   ExpertSumKernel,
@@ -26,8 +26,9 @@ export function verifyKernels(kernels: readonly KernelSpec[], results: readonly 
   for (const spec of kernels) {
     const fail = (why: string): never => invariant(false, `kernel ${spec.name}: ${why}`) as never;
     const outs = kernelOutputs(spec);
+    const scratch = kernelScratch(spec);
     const reads = kernelArgs(spec).flatMap((a) =>
-      a.kind === "value" && a.value.kind === "buffer" && !outs.includes(a.value) ? [a.value] : [],
+      a.kind === "value" && a.value.kind === "buffer" && ![...outs, ...scratch].includes(a.value) ? [a.value] : [],
     );
     for (const value of reads) {
       const source = written.get(value.name) ?? fail(`${value.name} is read before it is written`);

@@ -2,9 +2,9 @@
  * The KV cache of a program: how many layers store keys and values, and how large their blocks are.
  */
 import type { KvCacheEntry } from "../../runtime/manifest.ts";
-import { kvBlockBytes } from "../codegen/cpu/layout.ts";
 import { CompileError, UnsupportedError } from "../errors.ts";
-import type { KernelSpec } from "../kernels/spec.ts";
+import { dtypeBytes } from "../ir/tensor-type.ts";
+import type { KernelSpec, KvValue } from "../kernels/spec.ts";
 import { manifestDType } from "./program.ts";
 
 /** Throws `CompileError` unless each of `numLayers` layers stores once, `UnsupportedError` where their caches differ in size. */
@@ -33,3 +33,7 @@ export function planKvCache(kernels: readonly KernelSpec[], numLayers: number, b
     rebuiltBeyond: [...new Set(rebuiltBeyond)].sort((a, b) => a - b),
   };
 }
+
+/** Bytes of one KV block of one layer: [kv head][K | V], each `blockSize` tokens of headDim. */
+const kvBlockBytes = (kv: KvValue, blockSize: number): number =>
+  kv.numKvHeads * 2 * blockSize * kv.headDim * dtypeBytes[kv.dtype];

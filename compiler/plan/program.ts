@@ -22,12 +22,12 @@ export interface EmittedKernels {
 
 /** Renders scheduled kernels; equal work has equal text and becomes one kernel. */
 export function emitKernels(
-  programs: readonly (readonly ScheduledKernel[])[],
+  programs: readonly { readonly maxTokens: number; readonly kernels: readonly ScheduledKernel[] }[],
   graph: Graph,
   target: KernelTarget,
 ): EmittedKernels {
   const library = new KernelLibrary(target, graph);
-  const textOf = programs.map((kernels) => kernels.map((kernel) => library.add(kernel)));
+  const textOf = programs.map(({ kernels, maxTokens }) => kernels.map((kernel) => library.add(kernel, maxTokens)));
   return { texts: library.texts, entries: library.entries(), textOf };
 }
 
@@ -89,7 +89,7 @@ export function assembleProgram(
 /** Kernels by text: layers that are equal share one. */
 class KernelLibrary {
   readonly texts: RenderedKernel[] = [];
-  private readonly kernels: ScheduledKernel[] = [];
+  private readonly kernels: { readonly kernel: ScheduledKernel; readonly maxTokens: number }[] = [];
   private readonly origins: Set<string>[] = [];
   private readonly byText = new Map<string, number>();
 
@@ -98,8 +98,11 @@ class KernelLibrary {
     private readonly graph: Graph,
   ) {}
 
-  /** The index of the kernel that computes `kernel.spec`. Specs that share a name but not a text are numbered apart. */
-  add(kernel: ScheduledKernel): number {
+  /**
+   * The index of the kernel that computes `kernel.spec` in a program. Those that share a name but not a text say for how many tokens they
+   * are, `_t64`, where programs differ in that, and are numbered apart within one program.
+   */
+  add(kernel: ScheduledKernel, maxTokens: number): number {
     const { spec, launch } = kernel;
     const text = kernel.render(spec.name);
     const key = JSON.stringify([text.source, launch]);
@@ -109,17 +112,19 @@ class KernelLibrary {
       for (const origin of origins) this.origins[known]?.add(origin);
       return known;
     }
-    const sameName = this.kernels.filter((k) => k.spec.name === spec.name).length;
+    const sameName = this.kernels.filter((k) => k.kernel.spec.name === spec.name);
+    const isFirstOfProgram = sameName.every((k) => k.maxTokens !== maxTokens);
+    const suffix = isFirstOfProgram ? `_t${maxTokens}` : `_${sameName.length + 1}`;
     const index = this.texts.length;
     this.byText.set(key, index);
-    this.texts.push(sameName === 0 ? text : kernel.render(`${spec.name}_${sameName + 1}`));
-    this.kernels.push(kernel);
+    this.texts.push(sameName.length === 0 ? text : kernel.render(spec.name + suffix));
+    this.kernels.push({ kernel, maxTokens });
     this.origins.push(new Set(origins));
     return index;
   }
 
   entries(): KernelEntry[] {
-    return this.kernels.map(({ spec, launch }, i) => {
+    return this.kernels.map(({ kernel: { spec, launch } }, i) => {
       const { name, scratchBytes } = this.texts[i] as RenderedKernel;
       return {
         name,

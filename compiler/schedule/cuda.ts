@@ -16,8 +16,6 @@ export interface CudaSchedule {
   /** Blocks of a launch. */
   readonly grid: Rpn;
   readonly threads: number;
-  /** Blocks that a multiprocessor is to hold at once: bounds the registers of a thread. */
-  readonly blocks: number;
   /** Shared memory beside what the kernel declares. */
   readonly sharedBytes: number;
   /** Constants of the skeleton. */
@@ -32,7 +30,6 @@ export function scheduleCudaKernel(spec: KernelSpec, dialect: CudaDialect, maxTo
   const schedule = {
     skeleton: spec.kind,
     threads: 256,
-    blocks: 1,
     sharedBytes: 0,
     blocking: {},
     ...choose(spec, maxTokens, dialect),

@@ -64,7 +64,11 @@ DeviceMemory allocate(const Driver& driver, int64_t bytes) {
 PinnedMemory allocate_pinned(const Driver& driver, size_t bytes) {
   if (bytes == 0) return {};
   void* memory = nullptr;
-  driver(driver.mem_host_alloc, &memory, bytes, 0u);
+  const Result result = driver.mem_host_alloc.function(&memory, bytes, 0u);
+  if (result != 0) {  // the machine's memory, not the GPU's
+    throw std::runtime_error("cannot pin " + std::to_string(bytes) + " bytes of memory: " + driver.words(result) +
+                             ": end what else needs memory, or raise the limit of locked memory (ulimit -l)");
+  }
   return {memory, driver.mem_free_host};
 }
 
@@ -76,7 +80,7 @@ Stream create_stream(const Driver& driver) {
 
 Event create_event(const Driver& driver) {
   EventHandle event = nullptr;
-  driver(driver.event_create, &event, 0u);
+  driver(driver.event_create, &event, kEventBlockingSync);
   return {event, driver.event_destroy};
 }
 

@@ -88,6 +88,7 @@ using GraphExec = Owner<GraphExecHandle>;
 DeviceMemory allocate(const Driver& driver, int64_t bytes);
 PinnedMemory allocate_pinned(const Driver& driver, size_t bytes);
 Stream create_stream(const Driver& driver);
+// One that a thread sleeps for.
 Event create_event(const Driver& driver);
 // Milliseconds between two recorded events that have both happened.
 double elapsed_ms(const Driver& driver, const Event& begin, const Event& end);

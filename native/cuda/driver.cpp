@@ -17,6 +17,9 @@ void* open_library(const std::string& path) {
 std::string remedy(Result result) {
   if (result == kNoDevice) return ": the driver sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES";
   if (result == kStubLibrary) return std::string(": this library is a stub for linking; ") + kInstall;
+  if (result == kOutOfMemory) return ": the GPU's memory is full; end what else uses it, see nvidia-smi";
+  if (result == kDeviceUnavailable) return ": another process has the GPU for itself; see its compute mode in nvidia-smi";
+  if (result == kSystemNotReady) return ": the driver's services do not run; start nvidia-fabricmanager";
   if (result == kDriverMismatch) return ": libcuda and the kernel module differ in version; restart the machine, or install both again";
   return "";
 }
@@ -25,7 +28,7 @@ std::string remedy(Result result) {
 
 Driver::Driver(const std::string& path) : path_(path), library_(open_library(path)) {
   const Result result = init.function(0);
-  if (result != 0) throw DriverError(result, "cuInit failed: " + words(result) + remedy(result));
+  if (result != 0) fail(result, "cuInit");
 }
 
 void* Driver::find(const char* symbol) const {
@@ -34,7 +37,7 @@ void* Driver::find(const char* symbol) const {
   return found;
 }
 
-void Driver::fail(Result result, const char* symbol) const { throw DriverError(result, std::string(symbol) + " failed: " + words(result)); }
+void Driver::fail(Result result, const char* symbol) const { throw DriverError(result, std::string(symbol) + " failed: " + words(result) + remedy(result)); }
 
 std::string Driver::words(Result result) const {
   const char* name = nullptr;

@@ -12,8 +12,8 @@
 namespace ingot::cuda {
 
 using Result = int;  // CUresult
-inline constexpr Result kOutOfMemory = 2, kStubLibrary = 34, kNoDevice = 100, kNoBinaryForGpu = 209, kInvalidPtx = 218,
-                        kUnsupportedPtxVersion = 222, kNotFound = 500, kNotReady = 600, kDriverMismatch = 803;
+inline constexpr Result kOutOfMemory = 2, kStubLibrary = 34, kDeviceUnavailable = 46, kNoDevice = 100, kNoBinaryForGpu = 209, kInvalidPtx = 218,
+                        kUnsupportedPtxVersion = 222, kNotFound = 500, kNotReady = 600, kSystemNotReady = 802, kDriverMismatch = 803;
 
 using DeviceAddress = unsigned long long;  // CUdeviceptr
 using ContextHandle = struct ContextTag*;
@@ -30,9 +30,9 @@ enum DeviceAttribute : int {
   kComputeCapabilityMinor = 76,
   kMaxSharedMemoryPerBlockOptin = 97,
 };
-enum FunctionAttribute : int { kMaxThreadsPerBlock = 0, kMaxDynamicSharedSizeBytes = 8 };
+enum FunctionAttribute : int { kMaxThreadsPerBlock = 0, kPtxVersion = 5, kMaxDynamicSharedSizeBytes = 8 };
 enum JitOption : int { kErrorLogBuffer = 5, kErrorLogBufferSizeBytes = 6 };
-inline constexpr unsigned kStreamNonBlocking = 1, kCaptureThreadLocal = 1;
+inline constexpr unsigned kStreamNonBlocking = 1, kCaptureThreadLocal = 1, kEventBlockingSync = 1;
 
 // CUlaunchAttribute with the one attribute used: the next grid of the stream may begin before this one's predecessor has ended.
 struct LaunchAttribute {

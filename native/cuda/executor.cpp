@@ -1,5 +1,6 @@
 #include "executor.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <optional>
 #include <set>
@@ -12,6 +13,8 @@
 namespace ingot {
 
 namespace {
+
+constexpr std::chrono::microseconds kPollInterval(20);
 
 // Executors whose thread runs. `process.exit` runs no cleanup of the environment: without this list the thread would still call the
 // driver while the process takes it apart.
@@ -92,11 +95,18 @@ void CudaExecutor::engine_loop() {
   for (;;) {
     std::optional<Job> job;
     bool is_dropped = false;
+    if (in_flight_.size() == cuda::kNumSlots) finish_oldest(true);
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      if (in_flight_.empty()) wake_.wait(lock, [&] { return !jobs_.empty() || closing_; });
+      if (in_flight_.empty()) {
+        wake_.wait(lock, [&] { return !jobs_.empty() || closing_; });
+      } else {
+        // The event is asked now and then rather than waited for: a job that is submitted meanwhile must come onto the stream before the
+        // one that is there is done.
+        wake_.wait_for(lock, kPollInterval, [&] { return !jobs_.empty(); });
+      }
       is_dropped = abandoned_;
-      if (!jobs_.empty() && in_flight_.size() < cuda::kNumSlots) {
+      if (!jobs_.empty()) {
         job = std::move(jobs_.front());
         jobs_.pop_front();
       } else if (in_flight_.empty()) {
@@ -104,10 +114,9 @@ void CudaExecutor::engine_loop() {
       }
     }
     if (!job) {
-      // The event is asked rather than waited for: a job that is submitted meanwhile must come onto the stream before this one is done.
-      if (!finish_oldest()) std::this_thread::yield();
+      finish_oldest(false);
     } else if (is_dropped || !failure.empty()) {
-      in_flight_.push_back({std::move(*job), 0, is_dropped ? "the executor was closed before the program ran" : failure});
+      in_flight_.push_back({std::move(*job), 0, false, is_dropped ? "the executor was closed before the program ran" : failure});
     } else {
       start(std::move(*job));
     }
@@ -118,12 +127,11 @@ void CudaExecutor::engine_loop() {
 
 void CudaExecutor::start(Job job) {
   // Arrays that must grow move: the jobs before are finished with the old ones first.
-  while (!in_flight_.empty() && !programs_->fits(job)) {
-    if (!finish_oldest()) std::this_thread::yield();
-  }
-  InFlight& started = in_flight_.emplace_back(InFlight{std::move(job), next_slot_, ""});
+  while (!in_flight_.empty() && !programs_->fits(job)) finish_oldest(true);
+  const bool is_profiled = profiling_.load(std::memory_order_relaxed);
+  InFlight& started = in_flight_.emplace_back(InFlight{std::move(job), next_slot_, is_profiled, ""});
   try {
-    programs_->enqueue(started.job, started.slot, profiling_.load(std::memory_order_relaxed));
+    programs_->enqueue(started.job, started.slot, is_profiled);
     next_slot_ = (next_slot_ + 1) % cuda::kNumSlots;
   } catch (const std::exception& error) {
     started.error = error.what();
@@ -131,14 +139,15 @@ void CudaExecutor::start(Job job) {
   }
 }
 
-bool CudaExecutor::finish_oldest() {
+void CudaExecutor::finish_oldest(bool waits) {
   InFlight& oldest = in_flight_.front();
   double ms = 0;
   if (oldest.error.empty()) {
     try {
-      if (!programs_->is_done(oldest.slot)) return false;
+      if (waits) programs_->wait(oldest.slot);
+      if (!programs_->is_done(oldest.slot)) return;
       ms = programs_->retire(oldest.job, oldest.slot);
-      step_ms_ = programs_->step_ms();
+      if (oldest.is_profiled) step_ms_ = programs_->step_ms();
     } catch (const std::exception& error) {
       oldest.error = error.what();
       programs_->settle();  // its slot is given away
@@ -147,7 +156,6 @@ bool CudaExecutor::finish_oldest() {
   const InFlight finished = std::move(oldest);
   in_flight_.pop_front();
   if (!silent_.load(std::memory_order_relaxed)) finished.job.done(ms, finished.error);
-  return true;
 }
 
 }  // namespace ingot

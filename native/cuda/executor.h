@@ -41,12 +41,14 @@ class CudaExecutor : public ProgramExecutor {
   struct InFlight {
     Job job;
     size_t slot;
+    bool is_profiled;
     std::string error;  // why it never came onto the stream
   };
 
   void engine_loop();
   void start(Job job);
-  bool finish_oldest();
+  // Takes the oldest job off the stream and tells of it: when the device is done with it, or only if it is.
+  void finish_oldest(bool waits);
   // Ends the thread: what is on the stream is waited for, what is not is dropped.
   void stop(bool is_process_ending);
   static void stop_all();

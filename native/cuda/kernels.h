@@ -39,11 +39,11 @@ class Kernels {
     FunctionHandle function;
     unsigned threads;
     unsigned shared_bytes;
+    bool overlaps;  // programmatic dependent launch
   };
   ModuleHandle load(const Context& context, const KernelSpec& spec, const char* image);
 
   const Driver& driver_;
-  bool overlaps_;  // programmatic dependent launch
   std::map<std::pair<int64_t, int64_t>, Module> modules_;
   std::vector<Kernel> kernels_;
 };

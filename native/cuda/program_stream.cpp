@@ -25,8 +25,12 @@ ProgramStream::ProgramStream(const CudaExecutorSpec& spec)
   const Region weights = Region::of_file(spec.weights, static_cast<size_t>(spec.weights_bytes));
   for (size_t p = 0; p < spec.programs.size(); ++p) {
     std::vector<Step>& steps = programs_.emplace_back();
+    std::array<bool, kNumSymbols>& sizing = sizing_symbols_.emplace_back();
     for (size_t s = 0; s < spec.programs[p].size(); ++s) {
       steps.push_back(resolve(spec.programs[p][s], "programs[" + std::to_string(p) + "].steps[" + std::to_string(s) + "]"));
+      for (const GridOp& op : steps.back().grid) {
+        if (op.kind == GridOp::Kind::kSymbol) sizing[static_cast<size_t>(op.value)] = true;
+      }
     }
   }
   reserve(spec);
@@ -53,8 +57,7 @@ void ProgramStream::reserve(const CudaExecutorSpec& spec) {
                              : "lower --kv-cache-memory, --max-model-len, --max-num-seqs or --max-num-batched-tokens, or end what else uses the GPU";
     fail("not enough memory on " + context_.describe() + ": weights take " + size_of(spec.weights_bytes) + ", the arena " +
          size_of(spec.arena_bytes) + ", the KV cache " + size_of(spec.kv_bytes) + ", and " + size_of(facts.free_bytes) + " of " +
-         size_of(facts.total_bytes) +
-         " are free: " + remedy);
+         size_of(facts.total_bytes) + " are free: " + remedy);
   }
 }
 
@@ -119,7 +122,7 @@ void ProgramStream::enqueue(Job& job, size_t slot_index, bool is_profiled) {
   slot.num_marks = 0;
   std::vector<Step>& steps = programs_[job.program];
   GraphKey key{job.program, {}};
-  std::copy(std::begin(job.launch_symbols), std::end(job.launch_symbols), key.launch_symbols.begin());
+  for (size_t i = 0; i < kNumSymbols; ++i) key.launch_symbols[i] = sizing_symbols_[job.program][i] ? job.launch_symbols[i] : 0;
   const bool is_watched = is_profiled || !job.taps.empty();
   if (!arrays_.fits(job)) {
     graphs_.clear();  // they hold the old addresses
@@ -174,9 +177,15 @@ void ProgramStream::launch_watched(const std::vector<Step>& steps, Job& job, Slo
 
 bool ProgramStream::is_done(size_t slot) const {
   const Result result = driver_.event_query.function(slots_[slot].end.get());
-  if (result == kNotReady) return false;
-  if (result != 0) throw DriverError(result, "the device stopped: " + driver_.words(result) + ": load the engine again");
-  return true;
+  if (result != kNotReady) check_done(result);
+  return result != kNotReady;
+}
+
+void ProgramStream::wait(size_t slot) const { check_done(driver_.event_synchronize.function(slots_[slot].end.get())); }
+
+void ProgramStream::check_done(Result result) const {
+  if (result == 0) return;
+  throw DriverError(result, "the device stopped: " + driver_.words(result) + ": this process can use the GPU no more; start it again");
 }
 
 double ProgramStream::retire(const Job& job, size_t slot_index) {

@@ -3,6 +3,7 @@
 // Used by one thread at a time, which has the context current; who submits and who waits is the executor's business.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -55,8 +56,9 @@ class ProgramStream {
   bool fits(const Job& job) const { return arrays_.fits(job); }
   // Puts a job on the stream: inputs, steps, outputs. `slot` is free.
   void enqueue(Job& job, size_t slot, bool is_profiled);
-  // Whether the device is done with the slot's job. Throws when the job failed there.
+  // Whether the device is done with the slot's job; `wait` sleeps until it is. Both throw when the job failed there.
   bool is_done(size_t slot) const;
+  void wait(size_t slot) const;
   // Brings the outputs of a job that is done to its arrays and returns its milliseconds on the device.
   double retire(const Job& job, size_t slot);
   // Milliseconds of each step of the last profiled job that was retired.
@@ -80,6 +82,7 @@ class ProgramStream {
   };
 
   void reserve(const CudaExecutorSpec& spec);
+  void check_done(Result result) const;
   Step resolve(const CudaStepSpec& spec, const std::string& where) const;
   void set_addresses();
   void evaluate_grids(std::vector<Step>& steps, const Job& job) const;
@@ -96,6 +99,7 @@ class ProgramStream {
   DeviceMemory weights_, arena_, kv_;
   StepArrays arrays_;
   std::vector<std::vector<Step>> programs_;
+  std::vector<std::array<bool, kNumSymbols>> sizing_symbols_;  // of each program: those that its grids are made for
   Graphs graphs_;
   Slot slots_[kNumSlots];
   std::vector<double> step_ms_;

@@ -56,7 +56,7 @@ describe("the fake driver notices", () => {
     ["an event for a stream", "this is none of the streams: it was never created, or is destroyed"],
     ["a missing kernel", "CUDA_ERROR_NOT_FOUND"],
     ["2,048 threads", "a block of 2048 threads, at most 1024 are possible"],
-    ["64 KB of shared memory unasked", "65536 bytes of dynamic shared memory, 49152 are allowed"],
+    ["64 KB of shared memory unasked", "65536 bytes of dynamic shared memory, 48128 are allowed"],
     ["1 MB of shared memory", "at most 232448 bytes are possible"],
     ["an attribute nobody knows", "does not know this launch attribute"],
     ["pinned memory freed before its copy", "pinned memory was freed before the copy that reads it ran"],

@@ -117,7 +117,7 @@ describe("loading says what is wrong and what to do", () => {
   it("when the driver is older than the compiler that made the kernels", () => {
     const load = () => create(kernelOf(ptx("9.0", "sm_80")), { sm: 90 });
     expect(load).toThrow(
-      /kernel gemm does not load: CUDA_ERROR_UNSUPPORTED_PTX_VERSION .*: it is built for sm_80, .*, driver 12\.4: build again/,
+      /kernel gemm does not load: CUDA_ERROR_UNSUPPORTED_PTX_VERSION .*: driver 12\.4 is older than the compiler of the kernels: update the driver, or/,
     );
   });
 

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { CudaExecutorOptions, NativeCudaExecutor } from "../../runtime/native.ts";
 import { calls, type FakeDevice, setFakeDevice } from "../support/fake-cuda.ts";
-import { ARENA_BYTES, cudaOptions, step, temporary, weightsOf } from "./cuda-library.ts";
+import { ARENA_BYTES, cudaOptions, step, temporary, testKernels, weightsOf } from "./cuda-library.ts";
 import { testAddon } from "./kernel-library.ts";
 
 const native = testAddon();
@@ -107,13 +107,22 @@ describe("a launch", () => {
     );
   });
 
+  it("may have 48 KB beside what it declares itself", async () => {
+    const { kernels } = testKernels();
+    const asking = kernels.map((kernel) => ({ ...kernel, sharedBytes: Math.max(48 << 10, kernel.sharedBytes) }));
+    const executor = create({ kernels: asking, programs: [{ steps: [step("count_up", [1], ["arena", 0])] }] }, { sm: 80 });
+    await executor.run(0, symbols(1), symbols(1), [], []);
+    expect(calls(log, "cuLaunchKernelEx")).toEqual(["cuLaunchKernelEx count_up blocks=1 threads=32 shared=49152"]);
+  });
+
   it.each([
-    ["sm_90", { sm: 90 }, ["", " overlaps", " overlaps"]],
-    ["sm_80, which cannot", { sm: 80 }, ["", "", ""]],
-    ["a driver that cannot capture it", { sm: 90, driver: 12020 }, ["", "", ""]],
-  ] as const)("may overlap the kernel before it on %s", async (_, device, overlaps) => {
+    ["sm_90", { sm: 90 }, "90a", ["", " overlaps", " overlaps"]],
+    ["sm_90, unless it is built for sm_80 and has no wait in it", { sm: 90 }, "80", ["", "", ""]],
+    ["sm_80, which cannot", { sm: 80 }, "90a", ["", "", ""]],
+    ["a driver that cannot capture it", { sm: 90, driver: 12020 }, "90a", ["", "", ""]],
+  ] as const)("may overlap the kernel before it on %s", async (_, device, architecture, overlaps) => {
     const count = step("count_up", [1], ["arena", 0]);
-    const executor = create({ programs: [{ steps: [count, count, count] }] }, device);
+    const executor = create({ ...testKernels(architecture), programs: [{ steps: [count, count, count] }] }, device);
     const arena = new Uint8Array(4);
     const launches = () =>
       calls(log, "cuLaunchKernelEx").map((line) => line.replace("cuLaunchKernelEx count_up blocks=1 threads=32 shared=0", ""));

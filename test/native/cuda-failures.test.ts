@@ -138,7 +138,7 @@ describe("a kernel that fails on the device", () => {
     const both = await Promise.allSettled([run(), run()]);
     expect(both.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
     expect(String((both[0] as PromiseRejectedResult).reason)).toMatch(
-      /the device stopped: CUDA_ERROR_LAUNCH_FAILED .*overrun: out of bounds.*: load the engine again/,
+      /the device stopped: CUDA_ERROR_LAUNCH_FAILED .*overrun: out of bounds.*: this process can use the GPU no more; start it again/,
     );
     await expect(run()).rejects.toThrow("CUDA_ERROR_LAUNCH_FAILED");
     await executor.close();

@@ -6,7 +6,7 @@
 import { mkdtempSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { CudaExecutorOptions, CudaKernel, CudaStep, NativeArg } from "../../runtime/native.ts";
+import type { CudaExecutorOptions, CudaStep, NativeArg } from "../../runtime/native.ts";
 import { buildFakeCuda } from "../support/fake-cuda.ts";
 import { buildSimtKernel } from "../support/simt-kernel.ts";
 
@@ -27,14 +27,19 @@ export function libraryOf(image: Uint8Array): string {
 }
 
 /** Path of the image of cuda-kernels.cu, instrumented for the checker or not. */
-export const testKernelImage = (isChecked = false): string =>
-  buildSimtKernel({ name: "test", source: readFileSync(new URL("./cuda-kernels.cu", import.meta.url), "utf8") }, isChecked);
+export const testKernelImage = (isChecked = false, architecture = "90a"): string => {
+  const source = readFileSync(new URL("./cuda-kernels.cu", import.meta.url), "utf8");
+  return buildSimtKernel({ name: "test", source }, isChecked, architecture);
+};
 
-let built: { readonly library: string; readonly kernels: readonly CudaKernel[] } | undefined;
+type TestKernels = Pick<CudaExecutorOptions, "library" | "kernels">;
+const built = new Map<string, TestKernels>();
 
-function testKernels(): NonNullable<typeof built> {
-  if (built !== undefined) return built;
-  const image = readFileSync(testKernelImage());
+/** The kernels of cuda-kernels.cu as they are built for an architecture. */
+export function testKernels(architecture = "90a"): TestKernels {
+  const known = built.get(architecture);
+  if (known) return known;
+  const image = readFileSync(testKernelImage(false, architecture));
   const kernels = NAMES.map((name) => ({
     name,
     offset: IMAGE_OFFSET,
@@ -42,8 +47,9 @@ function testKernels(): NonNullable<typeof built> {
     threads: name === "through_shared" ? 256 : 32,
     sharedBytes: name === "through_shared" ? 25_600 * 4 : 0,
   }));
-  built = { library: libraryOf(image), kernels };
-  return built;
+  const made = { library: libraryOf(image), kernels };
+  built.set(architecture, made);
+  return made;
 }
 
 /** A file of `bytes` bytes that begins with the float32 numbers 0, 1, 2, … and goes on with zeros. */

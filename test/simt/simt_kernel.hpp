@@ -105,8 +105,8 @@ constexpr int num_params(void (*)(T...)) {
 
 }  // namespace simt
 
-// What a driver finds beside kernel NAME, whose blocks have `threads` threads at most: its entry and the number of its parameters, each of
-// 8 bytes; printed behind kernel text for each kernel.
+// What a driver finds beside kernel NAME, whose blocks have `threads` threads at most: its entry, the number of its parameters, each of 8
+// bytes, and the architecture it was built for; printed behind kernel text for each kernel.
 #define SIMT_ENTRY(name, threads)                                                                               \
   extern "C" {                                                                                                  \
   __attribute__((visibility("default"), no_sanitize("thread"))) void name##__simt(void** params) {             \
@@ -115,4 +115,6 @@ constexpr int num_params(void (*)(T...)) {
   }                                                                                                             \
   extern __attribute__((visibility("default"))) const int name##__simt_params;                                  \
   const int name##__simt_params = simt::num_params(name);                                                       \
+  extern __attribute__((visibility("default"))) const int name##__simt_ptx;                                     \
+  const int name##__simt_ptx = SIMT_PTX;                                                                        \
   }

@@ -45,7 +45,6 @@ INGOT_DEVICE float absolute(float x) { return __builtin_fabsf(x); }
 INGOT_DEVICE float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
 INGOT_DEVICE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 INGOT_DEVICE float reciprocal_sqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
-INGOT_DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
 INGOT_DEVICE float exp(float x) { return __builtin_expf(x); }
 INGOT_DEVICE float exp2(float x) { return __builtin_exp2f(x); }
 INGOT_DEVICE float log(float x) { return __builtin_logf(x); }

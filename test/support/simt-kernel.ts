@@ -127,12 +127,19 @@ export function simtSources(): string[] {
 }
 
 /** Path of the shared library that a kernel's text is compiled to. */
-export function buildSimtKernel(kernel: { readonly name: string; readonly source: string }, checked: boolean): string {
+export function buildSimtKernel(
+  kernel: { readonly name: string; readonly source: string },
+  checked: boolean,
+  architecture = "90a",
+): string {
   const headers = readFiles(templates, ["prelude.cuda.h"]) + readFiles(simt, ["simt_prelude.h", "simt_kernel.hpp", "nvcc"]);
   const file = "kernel.cu";
   const variables = { INGOT_SIMT_CHECKED: checked ? "1" : "0" };
-  const command = (out: string, work: string) => [join(simt, "nvcc"), "-fatbin", join(work, file), "-o", out];
-  return makeOnce([headers, kernel.source], command, { [file]: kernel.source }, variables);
+  const command = (out: string, work: string) => [
+    ...[join(simt, "nvcc"), "-gencode", `arch=compute_${architecture},code=sm_${architecture}`],
+    ...["-fatbin", join(work, file), "-o", out],
+  ];
+  return makeOnce([headers, kernel.source, architecture], command, { [file]: kernel.source }, variables);
 }
 
 /** Names and contents of files, as inputs of makeOnce. */

@@ -2,7 +2,7 @@
  * How values lie in memory on a target: activations in the arena, tensors in weights.bin, the KV cache in its blocks.
  */
 import { dtypeBytes, maxOf } from "../../ir/tensor-type.ts";
-import type { BufferValue, KernelSpec, KvValue, TensorValue } from "../../kernels/spec.ts";
+import type { BufferValue, KernelSpec, TensorValue } from "../../kernels/spec.ts";
 import { paddedK as panelK } from "../../weights/panel.ts";
 import type { WeightDType } from "../../weights/source.ts";
 import { cpuDialects, type Isa } from "./dialect.ts";
@@ -31,9 +31,5 @@ export const tensorLayout = (tensor: TensorValue, panels: ReadonlySet<string>): 
 
 /** K of a weight panel as it is packed: bf16 panels are whole tiles of 32. */
 export const paddedK = (w: TensorValue): number => panelK(w.dtype as WeightDType, w.cols);
-
-/** Bytes of one KV block of one layer: [kv head][K | V], each `blockSize` tokens of headDim. */
-export const kvBlockBytes = (kv: KvValue, blockSize: number): number =>
-  kv.numKvHeads * 2 * blockSize * kv.headDim * dtypeBytes[kv.dtype];
 
 const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;

@@ -7,8 +7,6 @@ import { mostChunks } from "../../kernels/attention-units.ts";
 import { headSources } from "../../kernels/operands.ts";
 import type {
   AttentionKernel,
-  BufferValue,
-  Expr,
   GatherKernel,
   GroupedLinearKernel,
   HeadChain,
@@ -62,7 +60,7 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   store_kv: (s) => storeKv(s),
 
   linear: (s, schedule) => ({
-    ...product(s, schedule, `${s.n * s.ways}`),
+    ...product(s, schedule),
     sums: sumsOf(s.ways, s.norm ? "y[t, k]" : "x[t, k]", (way) => `w[${way}, k]`, s.n),
     hasNorm: s.norm !== null,
     inputDtype: s.x.dtype,
@@ -76,9 +74,10 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   grouped_linear: (s, schedule) => {
     const writtenRow = s.scatters ? "slots_of_rows[row0 + r]" : "first + row0 + r";
     return {
-      ...product(s, schedule, `${s.n * s.ways}`),
+      ...product(s, schedule),
       experts: s.numExperts,
       perToken: s.perToken,
+      loadInput: "load16",
       sums: sumsOf(s.ways, s.gathers ? "x[token(r), k]" : "x[r, k]", (way) => `w[e, ${way}, k]`, s.n),
       xRows: s.gathers ? "tokens" : "sorted rows",
       xRow: s.gathers ? "(slots_of_rows[row0 + r] / kPerToken)" : "(first + row0 + r)",
@@ -98,12 +97,11 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   sort_slots: (s) => ({ experts: s.numExperts, perToken: s.ids.cols, ...rowCount(s.ids.rows) }),
 
   attention_units: (s) => {
-    const { cut, counters } = s.units;
+    const { cut } = s.units;
     const { tileTokens, chunk, maxChunks, splitBelow, window } = cut;
     return {
       ...{ tileTokens, chunk, maxChunks, splitBelow },
       firstVisible: firstVisible(window),
-      numCounters: counters.cols,
       rowCount: "*num_rows",
     };
   },
@@ -136,11 +134,7 @@ function sumsOf(ways: 1 | 2, x: string, w: (row: string) => string, n: number): 
 }
 
 /** Sizes and dtypes of a product, and how its skeleton names a column's sums. */
-function product(
-  s: LinearKernel | GroupedLinearKernel,
-  { skeleton, blocking, blocks }: CudaSchedule,
-  weightRows: string,
-): TemplateContext {
+function product(s: LinearKernel | GroupedLinearKernel, { skeleton, blocking }: CudaSchedule): TemplateContext {
   const isTiled = skeleton.endsWith("_mma");
   const { parts = 1 } = blocking;
   const sum = parts > 1 ? "sum_of_parts(partials" : "sum_at(memory";
@@ -154,9 +148,9 @@ function product(
     ways: s.ways,
     dtype: s.w.dtype,
     type: cudaType(s.w.dtype),
-    weightRows,
-    blocks,
+    weightRows: s.n * s.ways,
     ...blocking,
+    isSplit: parts > 1,
     pieces: parts > 1 ? "part * kPieces / kParts, (part + 1) * kPieces / kParts" : "0, kPieces",
     ...(isTiled ? { tileColumns: (blocking.tileN ?? 0) / s.ways } : { blockColumns: 8 * (blocking.columns ?? 0) }),
     accs: s.ways === 1 ? acc(0) : `${acc(0)}, ${acc(1)}`,
@@ -192,12 +186,7 @@ function attention(s: AttentionKernel): TemplateContext {
     maxChunks: units?.cut.maxChunks ?? 0,
     mostChunks: units ? mostChunks(units.cut) : 0,
     ...rowCount(s.q.rows),
-    ...cudaSlots({ ...s, operands: [], ways: 1 } satisfies {
-      epilogue: Expr;
-      operands: readonly BufferValue[];
-      out: BufferValue;
-      ways: number;
-    }),
+    ...cudaSlots({ ...s, operands: [], ways: 1 }),
   };
 }
 

@@ -11,24 +11,24 @@ export interface CudaDialect {
   /** Least compute capability, as major · 10 + minor; whether it must be that very one (`sm_90a` has instructions that later ones lack). */
   readonly capability: number;
   readonly isExact: boolean;
-  /** What nvcc generates: machine code for the architecture, and PTX for later ones. */
+  /** What nvcc generates: machine code, and for later architectures PTX, which `sm_90a` has no use for. */
   readonly flags: readonly string[];
   /** Shared memory that a block may ask for. */
   readonly sharedBytes: number;
-  /** Of the GPU that schedules are made for; what one of them multiplies and adds a nanosecond by `mma.sync`; what memory gives to all. */
+  /** Multiprocessors of the GPU that schedules are made for. */
   readonly multiprocessors: number;
+  /** Multiply-adds a nanosecond that one of them reaches by `mma.sync`. */
   readonly macsPerNs: number;
+  /** Bytes a nanosecond that memory gives to all of them. */
   readonly bytesPerNs: number;
 }
-
-const ptx = ["-gencode", "arch=compute_80,code=compute_80"];
 
 export const cudaDialects: { readonly [K in CudaArch]: CudaDialect } = {
   sm_80: {
     arch: "sm_80",
     capability: 80,
     isExact: false,
-    flags: ["-gencode", "arch=compute_80,code=sm_80", ...ptx],
+    flags: ["-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_80,code=compute_80"],
     sharedBytes: 99 * 1024, // what sm_86 and sm_89 have, which run the same code
     multiprocessors: 108, // A100
     macsPerNs: 1400,
@@ -38,7 +38,7 @@ export const cudaDialects: { readonly [K in CudaArch]: CudaDialect } = {
     arch: "sm_90a",
     capability: 90,
     isExact: true,
-    flags: ["-gencode", "arch=compute_90a,code=sm_90a", ...ptx],
+    flags: ["-gencode", "arch=compute_90a,code=sm_90a"],
     sharedBytes: 227 * 1024,
     multiprocessors: 132, // H200
     macsPerNs: 2400, // two thirds of what wgmma reaches

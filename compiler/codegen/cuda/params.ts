@@ -46,7 +46,7 @@ const names: { readonly [K in KernelKind]: (spec: KernelOf<K>) => readonly strin
   grouped_linear: (s) => ["x", "w", "plan", ...operands(s), "out"],
   expert_sum: () => [],
   slot_sum: (s) => ["y", "weights", ...operands(s), "out"],
-  attention_units: () => ["positions", "seq_ids", "plan", "counters", "partials"],
+  attention_units: () => ["positions", "seq_ids", "plan"],
   sample: () => [
     "logits",
     "sample_floats",
@@ -119,8 +119,6 @@ export function cudaParameters(spec: KernelSpec): readonly Parameter[] {
 /** What is written though it is nobody's result: the cache, sums of parts, logits under penalties. */
 function isScratch(spec: KernelSpec, value: Value): boolean {
   if (spec.kind === "store_kv") return value.kind === "kv";
-  if (spec.kind === "paged_attention")
-    return spec.units !== null && (value === spec.units.counters || value === spec.units.partials);
   return (spec.kind === "sample" && value === spec.logits) || kernelScratch(spec).some((scratch) => scratch === value);
 }
 

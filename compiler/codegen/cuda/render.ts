@@ -14,10 +14,10 @@ type AnyContext = (spec: KernelSpec, schedule: CudaSchedule) => TemplateContext;
 
 /** Renders `spec` as `schedule` says, under the name `name`. */
 export function renderCudaKernel(spec: KernelSpec, schedule: CudaSchedule, name = spec.name): RenderedKernel {
-  const { threads, blocks, blocking } = schedule;
+  const { threads, blocking } = schedule;
   const context = (cudaContexts[spec.kind as KernelKind] as AnyContext)(spec, schedule);
   const parameters = parameterLines(spec);
-  const source = renderTemplate(`${schedule.skeleton}.cuda.njk`, { name, threads, blocks, parameters, ...blocking, ...context });
+  const source = renderTemplate(`${schedule.skeleton}.cuda.njk`, { name, threads, parameters, ...blocking, ...context });
   return { name, source, scratchBytes: 0 };
 }
 

@@ -6,7 +6,7 @@ import { floatLiteral, formulaText, scalarText } from "../expression.ts";
 import type { TemplateContext } from "../template.ts";
 import { cudaScalars } from "./slots.ts";
 
-/** Each step as a declaration and a statement over `v0`, `v1`, … */
+/** Each step as statements over `v0`, `v1`, …, which lie in shared memory with what groups of experts are chosen by. */
 export function route(s: RouteKernel): TemplateContext {
   const groups = s.steps.find((step) => step.op === "group_limit");
   let inputs = 0;
@@ -14,21 +14,17 @@ export function route(s: RouteKernel): TemplateContext {
     const { lines, formula } = step.op === "load" ? load(i, step, `input${inputs++}`) : work(i, step, s.steps);
     const type = step.op === "top_k" ? "int32_t" : "float";
     return {
-      declaration: `INGOT_SHARED(${type}, all_v${i}, kWarps * ${step.size});`,
+      array: sharedByWarps(type, `v${i}`, step.size),
       lines: [`${type}* v${i} = all_v${i} + warp_id() * ${step.size};`, ...lines],
       formula: `v${i} (${step.size}) = ${formula}`,
     };
   });
-  if (groups) {
-    const { groups: count, keep, best } = groups;
-    const room = [
-      `INGOT_SHARED(float, all_worth, kWarps * ${count});`,
-      `INGOT_SHARED(int32_t, all_kept, kWarps * ${Math.max(keep, best)});`,
-    ];
-    steps.unshift({ declaration: room.join(" "), lines: [], formula: "groups of experts are chosen first" });
-  }
+  const rooms = groups
+    ? [sharedByWarps("float", "worth", groups.groups), sharedByWarps("int32_t", "kept", Math.max(groups.keep, groups.best))]
+    : [];
   return {
     k: Math.max(...s.steps.map((step) => (step.op === "top_k" ? step.size : 0))),
+    arrays: [...rooms, ...steps.map((step) => step.array)],
     steps,
     stores: s.outs.map(({ step, value }, i) => overLanes(value.cols, `out${i}[int64_t(row) * ${value.cols} + i] = v${step}[i];`)),
     hasSoftmax: s.steps.some((step) => step.op === "softmax"),
@@ -36,6 +32,9 @@ export function route(s: RouteKernel): TemplateContext {
     hasGroups: groups !== undefined,
   };
 }
+
+const sharedByWarps = (type: string, name: string, size: number): string =>
+  `INGOT_SHARED(${type}, all_${name}, kWarps * ${size});`;
 
 const overLanes = (size: number, statement: string): string => `for (int i = lane_id(); i < ${size}; i += 32) ${statement}`;
 

@@ -3,7 +3,7 @@
 // Cuts stand at multiples of 32 tokens and where another sequence begins; in steps of fewer than 32 tokens the chunks of a lone token are
 // units of their own. A chunk has 256 positions, or twice as many as often as that leaves more than 32 chunks.
 // plan: number of units | of each: first token, tokens, first chunk, chunks, which of the token's units it is, and of how many; in the order of
-// tokens. Clears counters.
+// tokens.
 //
 // Grid: one block; its threads take 256 tokens at a time.
 #include "prelude.cuda.h"
@@ -40,13 +40,10 @@ INGOT_KERNEL(256, 1) attention_units_32(
     const int32_t* positions,  // (T)
     const int32_t* seq_ids,  // (T)
     int32_t* plan,  // (n) i32
-    int32_t* counters,  // (n) i32
-    float* partials,  // (rows, 130) f32
     const int32_t* num_rows  // rows of this step
 ) {
   wait_for_inputs();
   const int rows = *num_rows;
-  for (int i = thread_id(); i < 256; i += kThreads) counters[i] = 0;
   int done = 0;
   for (int token0 = 0; token0 < rows; token0 += kThreads) {
     const int token = token0 + thread_id();

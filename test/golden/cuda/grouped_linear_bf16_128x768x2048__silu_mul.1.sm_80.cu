@@ -2,8 +2,8 @@
 // For each sorted row r of an expert e: acc0[j] = Σ_k x[token(r), k] · w[e, j, k];  acc1[j] = Σ_k x[token(r), k] · w[e, 768 + j, k];  out[r, j] = silu(acc0) · acc1
 // x (tokens, 2048) bf16, w (128, 1536, 2048) bf16; plan: see sort_slots
 //
-// Grid: a block owns 8 columns of out for the rows of one active expert, 1 of them at a time; a warp 1 of the columns. Lanes share k,
-// sixteen bytes at a time.
+// Grid: a block owns 8 columns of out for the rows of one active expert, 1 of them at a time; its warps have 1 columns
+// each. Lanes share k, sixteen bytes at a time.
 #include "prelude.cuda.h"
 
 namespace ingot {
@@ -16,11 +16,28 @@ constexpr int kK = 2048;
 constexpr int kWays = 2;
 constexpr int kExperts = 128;
 constexpr int kPerToken = 8;
+
 constexpr int kWarps = 256 / 32;
 constexpr int kTokens = 1;
 constexpr int kColumns = 1;  // of a warp
 constexpr int kUnits = (kN + kWarps * kColumns - 1) / (kWarps * kColumns);
 constexpr int kVector = 16 / sizeof(element);
+
+// Adds a lane's share of the products of rows of w and rows of x, four vectors of each row in flight.
+INGOT_DEVICE void add_products(const element* const (&rows_of_w)[kWays * kColumns], const element* const (&rows_of_x)[kTokens],
+                               float (&sums)[kTokens][kWays * kColumns]) {
+  INGOT_UNROLL_BY(4) for (int k = lane_id() * kVector; k < kK; k += 32 * kVector) {
+    float weights[kWays * kColumns][kVector];
+    INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) { unpack(load16_once(rows_of_w[i] + k), weights[i], Type<element>()); }
+    INGOT_UNROLL for (int t = 0; t < kTokens; ++t) {
+      float values[kVector];
+      unpack(load16(rows_of_x[t] + k), values, Type<element>());
+      INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) {
+        INGOT_UNROLL for (int v = 0; v < kVector; ++v) { sums[t][i] = fma(values[v], weights[i][v], sums[t][i]); }
+      }
+    }
+  }
+}
 
 // What is read and written around the sums.
 struct Slots {
@@ -59,17 +76,7 @@ INGOT_KERNEL(256, 1) grouped_linear_bf16_128x768x2048__silu_mul(
       rows_of_x[t] = x + int64_t((slots_of_rows[row0 + r] / kPerToken)) * kK;
     }
     float sums[kTokens][kWays * kColumns] = {};
-    INGOT_UNROLL_BY(4) for (int k = lane_id() * kVector; k < kK; k += 32 * kVector) {
-      float weights[kWays * kColumns][kVector];
-      INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) { unpack(load16_once(rows_of_w[i] + k), weights[i], Type<element>()); }
-      INGOT_UNROLL for (int t = 0; t < kTokens; ++t) {
-        float values[kVector];
-        unpack(load16(rows_of_x[t] + k), values, Type<element>());
-        INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) {
-          INGOT_UNROLL for (int v = 0; v < kVector; ++v) { sums[t][i] = fma(values[v], weights[i][v], sums[t][i]); }
-        }
-      }
-    }
+    add_products(rows_of_w, rows_of_x, sums);
     INGOT_UNROLL for (int t = 0; t < kTokens; ++t) {
       INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) { sums[t][i] = warp_sum(sums[t][i]); }
       if (lane_id() != 0 || row0 + t >= rows) continue;

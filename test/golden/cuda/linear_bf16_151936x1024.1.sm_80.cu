@@ -1,8 +1,8 @@
 // linear_bf16_151936x1024
 // acc[j] = Σ_k x[t, k] · w[j, k];  out[t, j] = acc
-// x (rows, 1024) bf16, w (151936, 1024) bf16; for few rows: limited by how fast w is read
+// x (rows, 1024) bf16, w (151936, 1024) bf16; limited by how fast w is read, as long as rows are few
 //
-// Grid: a block owns 16 columns of out, for 1 rows; a warp 2 of them. Lanes share k, sixteen bytes at a time.
+// Grid: a block owns 16 columns of out for each of 1 rows, its warps have 2 each. Lanes share k, sixteen bytes at a time.
 #include "prelude.cuda.h"
 
 namespace ingot {
@@ -14,11 +14,28 @@ constexpr int kN = 151936;
 constexpr int kK = 1024;
 constexpr int kWays = 1;
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+
+constexpr int kWarps = 256 / 32;
 constexpr int kTokens = 1;
 constexpr int kColumns = 2;  // of a warp
 constexpr int kUnits = (kN + kWarps * kColumns - 1) / (kWarps * kColumns);
 constexpr int kVector = 16 / sizeof(element);
+
+// Adds a lane's share of the products of rows of w and rows of x, four vectors of each row in flight.
+INGOT_DEVICE void add_products(const element* const (&rows_of_w)[kWays * kColumns], const element* const (&rows_of_x)[kTokens],
+                               float (&sums)[kTokens][kWays * kColumns]) {
+  INGOT_UNROLL_BY(4) for (int k = lane_id() * kVector; k < kK; k += 32 * kVector) {
+    float weights[kWays * kColumns][kVector];
+    INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) { unpack(load16_once(rows_of_w[i] + k), weights[i], Type<element>()); }
+    INGOT_UNROLL for (int t = 0; t < kTokens; ++t) {
+      float values[kVector];
+      unpack(load16(rows_of_x[t] + k), values, Type<element>());
+      INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) {
+        INGOT_UNROLL for (int v = 0; v < kVector; ++v) { sums[t][i] = fma(values[v], weights[i][v], sums[t][i]); }
+      }
+    }
+  }
+}
 
 // What is read and written around the sums.
 struct Slots {
@@ -54,17 +71,7 @@ INGOT_KERNEL(256, 1) linear_bf16_151936x1024(
   INGOT_UNROLL for (int t = 0; t < kTokens; ++t) { rows_of_x[t] = x + int64_t(min_of(row0 + t, rows - 1)) * kK; }
 
   float sums[kTokens][kWays * kColumns] = {};
-  INGOT_UNROLL_BY(4) for (int k = lane_id() * kVector; k < kK; k += 32 * kVector) {
-    float weights[kWays * kColumns][kVector];
-    INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) { unpack(load16_once(rows_of_w[i] + k), weights[i], Type<element>()); }
-    INGOT_UNROLL for (int t = 0; t < kTokens; ++t) {
-      float values[kVector];
-      unpack(load16(rows_of_x[t] + k), values, Type<element>());
-      INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) {
-        INGOT_UNROLL for (int v = 0; v < kVector; ++v) { sums[t][i] = fma(values[v], weights[i][v], sums[t][i]); }
-      }
-    }
-  }
+  add_products(rows_of_w, rows_of_x, sums);
   let_next_begin();
   INGOT_UNROLL for (int t = 0; t < kTokens; ++t) {
     INGOT_UNROLL for (int i = 0; i < kWays * kColumns; ++i) { sums[t][i] = warp_sum(sums[t][i]); }

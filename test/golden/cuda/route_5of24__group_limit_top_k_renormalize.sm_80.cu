@@ -1,6 +1,5 @@
 // route_5of24__group_limit_top_k_renormalize
 // Chooses 5 experts for each token:
-//   groups of experts are chosen first
 //   v0 (24) = x[t]
 //   v1 (24) = sigmoid(v0)
 //   v2 (24) = a vector of weights
@@ -97,7 +96,8 @@ INGOT_KERNEL(128, 1) route_5of24__group_limit_top_k_renormalize(
   wait_for_inputs();
   const int row = block_id() * kWarps + warp_id();
   if (row >= *num_rows) return;
-  INGOT_SHARED(float, all_worth, kWarps * 4); INGOT_SHARED(int32_t, all_kept, kWarps * 2);
+  INGOT_SHARED(float, all_worth, kWarps * 4);
+  INGOT_SHARED(int32_t, all_kept, kWarps * 2);
   INGOT_SHARED(float, all_v0, kWarps * 24);
   INGOT_SHARED(float, all_v1, kWarps * 24);
   INGOT_SHARED(float, all_v2, kWarps * 24);
@@ -107,7 +107,6 @@ INGOT_KERNEL(128, 1) route_5of24__group_limit_top_k_renormalize(
   INGOT_SHARED(float, all_v6, kWarps * 5);
   INGOT_SHARED(float, all_v7, kWarps * 5);
   INGOT_SHARED(float, all_v8, kWarps * 5);
-  sync_warp();
   float* v0 = all_v0 + warp_id() * 24;
   for (int i = lane_id(); i < 24; i += 32) v0[i] = widen(input0[int64_t(row) * 24 + i]);
   sync_warp();

@@ -1,5 +1,5 @@
 // Modules and launches. A module image is the bytes of a shared library for this processor, made by test/simt/nvcc; each kernel NAME is
-// entered through NAME__simt and says in NAME__simt_params how many parameters it has.
+// entered through NAME__simt, says in NAME__simt_params how many parameters it has, in NAME__simt_ptx what it was built for.
 //
 // Real device images are recognized only to be refused as the driver refuses them.
 #include <dlfcn.h>
@@ -20,7 +20,8 @@ namespace fake_cuda {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int kSharedWithoutAsking = 48 << 10;
+constexpr int kSharedWithoutAsking = (48 << 10) - 1024;  // the rest is for what a kernel declares, which is not known here
+constexpr int kFirstWaitingPtx = 90;
 constexpr uint16_t kElfMachineCuda = 190;
 constexpr uint32_t kFatbinMagic = 0xba55ed50;
 
@@ -38,6 +39,7 @@ struct Function {
   std::string name;
   simt::Entry entry = nullptr;
   size_t num_params = 0;
+  int ptx_version = 0;
   int max_dynamic_bytes = kSharedWithoutAsking;
 };
 
@@ -135,7 +137,7 @@ struct LaunchConfig {
 };
 constexpr int kProgrammaticStreamSerialization = 6;
 
-bool overlaps(const LaunchConfig& config) {
+bool overlaps(const Function& function, const LaunchConfig& config) {
   bool is_asked = false;
   for (unsigned i = 0; i < config.num_attributes; ++i) {
     if (config.attributes[i].id != kProgrammaticStreamSerialization) {
@@ -144,6 +146,10 @@ bool overlaps(const LaunchConfig& config) {
     is_asked |= config.attributes[i].value.programmatic_stream_serialization_allowed != 0;
   }
   if (is_asked && model().sm < 90) refuse(kNotSupported, "programmatic stream serialization needs sm_90");
+  if (is_asked && function.ptx_version < kFirstWaitingPtx) {
+    refuse(kInvalidValue, function.name + " would overlap the kernel before, and is built for sm_" + std::to_string(function.ptx_version) +
+                              ", where wait_for_inputs does not wait");
+  }
   return is_asked;
 }
 
@@ -221,11 +227,15 @@ FAKE_CUDA_API cuModuleGetFunction(Handle* function, Handle module, const char* n
     void* const library = modules().get(module).library->handle;
     found->entry = reinterpret_cast<simt::Entry>(dlsym(library, (found->name + "__simt").c_str()));
     if (found->entry == nullptr) refuse(kNotFound, "");
-    const void* const count = dlsym(library, (found->name + "__simt_params").c_str());
-    if (count == nullptr) refuse(kInvalidImage, "the image has " + found->name + "__simt and no " + found->name + "__simt_params");
-    int number;
-    memcpy(&number, count, sizeof number);
-    found->num_params = static_cast<size_t>(number);
+    const auto number = [&](const char* suffix) {
+      const void* const place = dlsym(library, (found->name + suffix).c_str());
+      if (place == nullptr) refuse(kInvalidImage, "the image has " + found->name + "__simt and no " + found->name + suffix);
+      int value;
+      memcpy(&value, place, sizeof value);
+      return value;
+    };
+    found->num_params = static_cast<size_t>(number("__simt_params"));
+    found->ptx_version = number("__simt_ptx");
     *function = next_handle();
     functions()[*function] = std::move(found);
   });
@@ -235,8 +245,12 @@ FAKE_CUDA_API cuFuncGetAttribute(int* value, int attribute, Handle function) {
   return call("cuFuncGetAttribute", std::to_string(attribute), [&] {
     require_context();
     const Function& asked = function_of(function);
-    if (attribute != 0 && attribute != 8) refuse(kInvalidValue, "the fake driver does not know attribute " + std::to_string(attribute));
-    *value = attribute == 0 ? kMaxThreads : asked.max_dynamic_bytes;  // MAX_THREADS_PER_BLOCK, MAX_DYNAMIC_SHARED_SIZE_BYTES
+    switch (attribute) {
+      case 0: *value = kMaxThreads; break;
+      case 5: *value = asked.ptx_version; break;
+      case 8: *value = asked.max_dynamic_bytes; break;
+      default: refuse(kInvalidValue, "the fake driver does not know attribute " + std::to_string(attribute));
+    }
   });
 }
 
@@ -267,7 +281,7 @@ FAKE_CUDA_API cuLaunchKernelEx(const LaunchConfig* config, Handle function, void
     const Function& launched = function_of(function);
     if (extra != nullptr) refuse(kInvalidValue, "extra must be null");
     if (params == nullptr && launched.num_params > 0) refuse(kInvalidValue, launched.name + " has parameters and none are given");
-    overlaps(*config);
+    overlaps(launched, *config);
     check_shape(launched, *config);
     enqueue(streams().get(config->stream), launch_of(launched, *config, params));
   });

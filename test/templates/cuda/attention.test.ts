@@ -92,7 +92,6 @@ describe("attention_units", () => {
     const want = reference.buffers.get(plan)!;
     const own = 1 + 6 * want[0]!;
     expect([...result.outs.get(plan)!.subarray(0, own)]).toEqual([...want.subarray(0, own)]);
-    expect([...result.outs.get(plan.replace("_plan", "_counters"))!].every((c) => c === 0)).toBe(true);
   });
 });
 
