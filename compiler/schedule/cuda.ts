@@ -117,7 +117,9 @@ function rowInRegisters(rows: Dim, cols: number): Choice {
 export const MOST_VECTOR_TOKENS = 4;
 
 /** Columns that a warp computes, and rows at a time. */
-function vectorProduct({ n, ways }: LinearKernel | GroupedLinearKernel, maxTokens: number) {
+function vectorProduct({ n, ways, w }: LinearKernel | GroupedLinearKernel, maxTokens: number) {
+  // Products that no tensor core makes, of many rows: as many sums as registers hold, for what is read of both.
+  if (!multipliesTiles(w.dtype) && maxTokens >= 256) return { blocking: { tokens: 8, columns: 4 / ways }, columns: 32 / ways };
   const tokens = Math.min(maxTokens, MOST_VECTOR_TOKENS);
   // Two rows of weights in flight for each warp: a gate and its up, or two columns where there are warps enough.
   const perWarp = ways === 1 && n >= 4096 && tokens === 1 ? 2 : 1;

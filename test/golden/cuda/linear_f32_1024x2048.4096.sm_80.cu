@@ -2,7 +2,7 @@
 // acc[j] = Σ_k x[t, k] · w[j, k];  out[t, j] = acc
 // x (rows, 2048) f32, w (1024, 2048) f32; limited by how fast w is read, as long as rows are few
 //
-// Grid: a block owns 8 columns of out for each of 4 rows, its warps have 1 each. Lanes share k, sixteen bytes at a time.
+// Grid: a block owns 32 columns of out for each of 8 rows, its warps have 4 each. Lanes share k, sixteen bytes at a time.
 #include "prelude.cuda.h"
 
 namespace ingot {
@@ -16,8 +16,8 @@ constexpr int kWays = 1;
 constexpr int kThreads = 256;
 
 constexpr int kWarps = 256 / 32;
-constexpr int kTokens = 4;
-constexpr int kColumns = 1;  // of a warp
+constexpr int kTokens = 8;
+constexpr int kColumns = 4;  // of a warp
 constexpr int kUnits = (kN + kWarps * kColumns - 1) / (kWarps * kColumns);
 constexpr int kVector = 16 / sizeof(element);
 
