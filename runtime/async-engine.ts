@@ -10,7 +10,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Device, StepResult } from "./batch.ts";
 import { Completion, type Detokenizer } from "./completion.ts";
 import { EngineError, InternalError, invariant, RequestError } from "./errors.ts";
-import { ForwardPass, type ForwardResult, forwardTaps } from "./forward-pass.ts";
+import { type ForwardOptions, ForwardPass, type ForwardResult, forwardTaps } from "./forward-pass.ts";
 import { OutputStream } from "./output-stream.ts";
 import type { EngineStats, GenerateRequest, OutputDelta } from "./request.ts";
 import { SamplingState } from "./scheduler/sampling-state.ts";
@@ -93,15 +93,20 @@ export class AsyncEngine {
    * @returns with `hidden`: numLayers + 1 arrays (T, hiddenSize), after the embedding, after each layer, the last after the final norm.
    * @throws RequestError 400 when they do not fit or an id is outside the vocabulary; EngineError when the engine fails or is closed.
    */
-  async forward(tokenIds: readonly number[], options: { readonly hidden?: boolean } = {}): Promise<ForwardResult> {
+  async forward(tokenIds: readonly number[], options: ForwardOptions = {}): Promise<ForwardResult> {
     this.#checkOpen();
     this.#checkTokenIds(tokenIds, "tokenIds");
     const most = Math.min(this.#device.maxModelLen, this.#scheduler.maxCachedTokens);
     if (tokenIds.length > most) {
       throw tooLong("tokenIds", `${tokenIds.length} tokens do not fit: a forward pass takes at most ${most} here`);
     }
-    const sequence = new Sequence({ promptTokenIds: tokenIds, sampling: undefined });
-    const taps = forwardTaps(this.#numLayers, options.hidden ?? false);
+    const { hidden = false, maxNumBatchedTokens } = options;
+    if (maxNumBatchedTokens !== undefined && !(Number.isInteger(maxNumBatchedTokens) && maxNumBatchedTokens >= 1)) {
+      const message = `maxNumBatchedTokens must be a whole number of at least 1, found ${maxNumBatchedTokens}`;
+      throw new RequestError(400, message, { param: "maxNumBatchedTokens" });
+    }
+    const sequence = new Sequence({ promptTokenIds: tokenIds, sampling: undefined, maxNumBatchedTokens });
+    const taps = forwardTaps(this.#numLayers, hidden);
     return new Promise((resolve, reject) => {
       this.#forwards.set(sequence, new ForwardPass(sequence.numTokens, this.#device.vocabSize, taps, { resolve, reject }));
       this.#scheduler.addForward(sequence);

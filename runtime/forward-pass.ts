@@ -4,6 +4,14 @@
 import type { StepResult } from "./batch.ts";
 import { EngineError, RequestError } from "./errors.ts";
 
+/** What a scoring pass is asked for. */
+export interface ForwardOptions {
+  /** The residual stream too; default false. */
+  readonly hidden?: boolean;
+  /** Most tokens of one of its steps, below the engine's own limits: 1 computes tokens one by one, as decode does. */
+  readonly maxNumBatchedTokens?: number;
+}
+
 export interface ForwardResult {
   readonly logits: Float32Array; // (T, vocab)
   /** numLayers + 1 arrays (T, hiddenSize), or undefined when not asked for. */

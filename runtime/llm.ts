@@ -13,7 +13,7 @@ import { type ChatMessage, ChatTemplate } from "./chat/template.ts";
 import type { Detokenizer } from "./completion.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 import { RequestError } from "./errors.ts";
-import type { ForwardResult } from "./forward-pass.ts";
+import type { ForwardOptions, ForwardResult } from "./forward-pass.ts";
 import { loadGenerationConfig } from "./generation-config.ts";
 import type { ModelFacts } from "./manifest.ts";
 import type { GenerateRequest, OutputDelta, RequestOutput } from "./request.ts";
@@ -182,7 +182,7 @@ export class LLM {
    *
    * @throws RequestError when they do not fit; EngineError when the engine fails or is closed.
    */
-  forward(tokenIds: readonly number[], options: { readonly hidden?: boolean } = {}): Promise<ForwardResult> {
+  forward(tokenIds: readonly number[], options: ForwardOptions = {}): Promise<ForwardResult> {
     return this.engine.forward(tokenIds, options);
   }
 

@@ -48,23 +48,19 @@ function saidLimits(flags: Partial<CompileFlags>): Partial<Limits> {
 }
 
 /**
- * An engine with what verification asks of it, its weights hashed whatever their stamp says, loaded twice: the second time for steps
- * of one token. Throws `ManifestError` when the weights are not the manifest's.
+ * An engine with what verification asks of it, its weights hashed whatever their stamp says. Throws `ManifestError` when the weights are
+ * not the manifest's.
  */
 export async function loadForVerification(folder: string, flags: LoadFlags & Partial<CompileFlags>) {
   const manifest = readManifest(folder);
   await checkingWeights((onHash) => checkWeights(folder, manifest, { trustStamp: false, onHash }));
   const llm = await loadLlm(folder, flags);
-  const decoder = await loadLlm(folder, { ...flags, maxNumBatchedTokens: 1 }).catch(async (error) => {
-    await llm.close();
-    throw error;
-  });
   const engine: Verifiable = {
-    maxTokens: Math.min(llm.maxModelLen, decoder.maxModelLen),
+    maxTokens: llm.maxModelLen,
     rebuiltBeyond: manifest.kvCache.rebuiltBeyond,
     sumsVary: manifest.programs.length > 1,
     forward: (ids, options) => llm.forward(ids, options),
-    decode: (ids, options) => decoder.forward(ids, options),
+    decode: (ids, options) => llm.forward(ids, { ...options, maxNumBatchedTokens: 1 }),
     async greedy(ids, count) {
       const tokens: number[] = [];
       try {
@@ -77,9 +73,5 @@ export async function loadForVerification(folder: string, flags: LoadFlags & Par
       return tokens;
     },
   };
-  const close = async () => {
-    await llm.close();
-    await decoder.close();
-  };
-  return { engine, manifest, close };
+  return { engine, manifest, close: () => llm.close() };
 }

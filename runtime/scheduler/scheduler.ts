@@ -190,7 +190,7 @@ export class Scheduler {
     if (seq.numBlocks === 0 && !this.blocks.allocate(seq, seq.numTokens)) return undefined;
     seq.status = "running";
     const step = new StepPlan(++this.#numSteps, true);
-    step.push(seq, Math.min(seq.numUncomputedTokens, this.maxNumSeqs, this.maxNumBatchedTokens));
+    step.push(seq, Math.min(seq.numUncomputedTokens, seq.maxNumBatchedTokens, this.maxNumSeqs, this.maxNumBatchedTokens));
     return step;
   }
 

@@ -15,6 +15,8 @@ export interface SequenceInit {
   readonly cacheSalt?: string;
   /** Output tokens after which the caller ends it; without one the scheduler knows of no end. */
   readonly maxTokens?: number;
+  /** Most of its tokens in one step when it is only scored; the engine's limits hold as well. */
+  readonly maxNumBatchedTokens?: number;
 }
 
 export class Sequence {
@@ -26,6 +28,7 @@ export class Sequence {
   readonly sampling: SamplingState | undefined;
   readonly cacheSalt: string;
   readonly maxTokens: number;
+  readonly maxNumBatchedTokens: number;
 
   /** Prompt and output ids; the first `numTokens` are valid. Only the last may be a placeholder (`runAhead`). */
   tokens: Int32Array;
@@ -58,6 +61,7 @@ export class Sequence {
     this.sampling = init.sampling;
     this.cacheSalt = init.cacheSalt ?? "";
     this.maxTokens = init.maxTokens ?? Number.POSITIVE_INFINITY;
+    this.maxNumBatchedTokens = init.maxNumBatchedTokens ?? Number.POSITIVE_INFINITY;
   }
 
   get numOutputTokens(): number {

@@ -106,6 +106,13 @@ describe("a GPU's failure is a sentence", () => {
     expect(noGpu).toMatch(/^ingot: .*the driver sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES\n$/m);
   });
 
+  it("and none where verification has memory for the weights once", async () => {
+    const args = ["verify", engine["cuda:sm_80"], "--tokens", "2", "--json"];
+    const { code, stdout, stderr } = await run(args, { ...GPU, memory: 40e6 });
+    expect(code, stderr).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true });
+  });
+
   it("with the numbers where memory is short: of the weights, of the cache", async () => {
     const weights = await refused(1, ["run", engine["cuda:sm_80"], ...ask, "--kv-cache-memory", "2MiB"], {
       ...GPU,

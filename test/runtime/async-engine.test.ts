@@ -320,6 +320,21 @@ describe.each(DEPTHS)("forward, at depth %i", (depth) => {
     engine.checkIntegrity();
   });
 
+  it("takes tokens one by one where it is asked to, and gives the same", async () => {
+    const { engine, device } = makeEngine();
+    const tokenIds = randomIds(7, 9);
+    const whole = await engine.forward(tokenIds, { hidden: true });
+    const before = device.log.length;
+    expect(await engine.forward(tokenIds, { hidden: true, maxNumBatchedTokens: 1 })).toEqual(whole);
+    expect(device.log.slice(before).map(({ numTokens }) => numTokens)).toEqual(Array(9).fill(1));
+    await engine.forward(tokenIds, { maxNumBatchedTokens: 4 });
+    expect(device.log.slice(before + 9).map(({ numTokens }) => numTokens)).toEqual([4, 4, 1]);
+    for (const maxNumBatchedTokens of [0, 1.5, Number.NaN])
+      await expect(engine.forward(tokenIds, { maxNumBatchedTokens })).rejects.toThrow(
+        `maxNumBatchedTokens must be a whole number of at least 1, found ${maxNumBatchedTokens}`,
+      );
+  });
+
   it("that cannot take its arrays ends alone", async () => {
     const { engine, device } = makeEngine();
     const step = device.step.bind(device);
