@@ -4,7 +4,7 @@
  * `parseManifest` (manifest-validator.ts) checks untrusted text against these types, bounds every number, and throws `ManifestError`.
  */
 
-export const MANIFEST_FORMAT = 1;
+export const MANIFEST_FORMAT = 2;
 /** Version of the kernel calling convention (`templates/prelude.cpu.h`); a kernel library exports the one it was built for. */
 export const KERNEL_ABI = 1;
 /** Tensors start on pages, so that weights.bin can be mapped and each tensor advised and locked by itself. */

@@ -5,7 +5,7 @@ import type { Manifest } from "../../runtime/manifest.ts";
 
 export function sampleManifest(): Manifest {
   return {
-    format: 1,
+    format: 2,
     name: "tiny",
     model: {
       architecture: "Qwen3ForCausalLM",

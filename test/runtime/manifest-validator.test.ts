@@ -28,8 +28,12 @@ describe("a manifest", () => {
   });
 
   it("of another format is refused with the format that this version reads", () => {
-    expect(() => parse({ format: 2, whatever: true })).toThrow(
-      "tiny/manifest.json: this engine's format is 2; this version of ingot reads format 1: update ingot, or compile the model again to write a new engine",
+    expect(() => parse({ format: 3, whatever: true })).toThrow(
+      "tiny/manifest.json: this engine's format is 3; this version of ingot reads format 2: update ingot, or compile the model again to write a new engine",
+    );
+    // Kernels said their chunk and scratch without `launch` there.
+    expect(() => parse({ format: 1, kernels: [{ name: "copy", chunk: 1 }] })).toThrow(
+      "tiny/manifest.json: this engine's format is 1; this version of ingot reads format 2: compile the model again to write a new engine",
     );
   });
 

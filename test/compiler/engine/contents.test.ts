@@ -62,7 +62,7 @@ describe("a manifest", () => {
     const text = printManifest(sampleManifest());
     expect(printManifest(reversed(sampleManifest()) as Manifest)).toBe(text);
     expect(text.endsWith("}\n")).toBe(true);
-    expect(text.split("\n").slice(0, 2)).toEqual(["{", '  "format": 1,']);
+    expect(text.split("\n").slice(0, 2)).toEqual(["{", '  "format": 2,']);
     expect(JSON.parse(text)).toEqual(sampleManifest());
   });
 

@@ -60,7 +60,7 @@ function echoManifest(weightsHash: string, libraryHash: string): Manifest {
       ],
     );
   return {
-    format: 1,
+    format: 2,
     name: "echo",
     model: {
       architecture: "EchoForCausalLM",
