@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Batch, type Device, MAX_LOGPROBS, type StepResult } from "./batch.ts";
 import { checkBatch } from "./batch-check.ts";
-import { type DeviceOptions, type EngineDevice, familyOf } from "./devices/device.ts";
+import { type DeviceOptions, type DevicePlan, type EngineDevice, familyOf } from "./devices/device.ts";
 import { checkWeights } from "./engine-files.ts";
 import { EngineError, ManifestError } from "./errors.ts";
 import { type HashProgress, hashFile } from "./file-hash.ts";
@@ -55,10 +55,11 @@ export class Engine implements Device {
     readonly folder: string,
     readonly manifest: Manifest,
     limits: Limits,
+    plan: DevicePlan,
     private readonly device: EngineDevice,
   ) {
-    this.numBlocks = device.numBlocks;
-    this.threads = device.threads;
+    this.numBlocks = plan.numBlocks;
+    this.threads = plan.threads;
     this.depth = device.depth;
     this.blockSize = manifest.kvCache.blockSize;
     this.maxModelLen = limits.maxModelLen;
@@ -66,7 +67,7 @@ export class Engine implements Device {
     this.maxNumBatchedTokens = limits.maxNumBatchedTokens;
     this.vocabSize = manifest.model.vocabSize;
     this.rebuiltBeyond = manifest.kvCache.rebuiltBeyond;
-    this.kvCacheBytes = device.numBlocks * bytesPerBlock(manifest);
+    this.kvCacheBytes = plan.numBlocks * bytesPerBlock(manifest);
   }
 
   /**
@@ -83,9 +84,11 @@ export class Engine implements Device {
     family.check(manifest, native, options);
     const library = await checkedLibrary(folder, manifest);
     const limits = lowerLimits(manifest, options);
+    const plan = family.plan({ manifest, limits }, native, options); // before weights are hashed, which may take minutes
     const weights = await checkWeights(folder, manifest, { onHash: options.onHash });
     try {
-      return new Engine(folder, manifest, limits, family.open({ manifest, library, weights, limits }, native, options));
+      const device = family.open({ manifest, library, weights, limits, plan }, native, options);
+      return new Engine(folder, manifest, limits, plan, device);
     } catch (cause) {
       if (cause instanceof EngineError || cause instanceof ManifestError) throw cause;
       throw new EngineError(`engine ${folder} does not load: ${(cause as Error).message}`, { cause });

@@ -15,27 +15,27 @@ export const cpuFamily: DeviceFamily = {
 
   check: (engine, native) => checkFeatures(engine, native.cpuFacts()),
 
-  open({ manifest, library, weights, limits }, native, options) {
+  plan({ manifest, limits }, native, options) {
     const threads = options.threads ?? native.cpuFacts().cores;
     if (!(Number.isInteger(threads) && threads >= 1 && threads <= MAX_THREADS))
       throw new EngineError(`--threads must be a whole number from 1 to ${MAX_THREADS}, found ${threads}`);
-    const scratchBytes = Math.max(
-      0,
-      ...manifest.kernels.map(({ launch }) => ("scratchBytes" in launch ? launch.scratchBytes : 0)),
-    );
     const numBlocks = numKvBlocks(manifest, limits, {
       availableBytes: native.memoryFacts().availableBytes,
-      scratchBytes: scratchBytes * threads,
+      scratchBytes: scratchBytesOf(manifest) * threads,
       utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
     });
+    return { numBlocks, threads };
+  },
+
+  open({ manifest, library, weights, plan: { numBlocks, threads } }, native, options) {
     const executor = native.createExecutor({
       library,
       weights,
       weightsBytes: manifest.weights.bytes,
       arenaBytes: manifest.arena.bytes,
       kvBytes: numBlocks * bytesPerBlock(manifest),
-      scratchBytes,
+      scratchBytes: scratchBytesOf(manifest),
       threads,
       pin: options.pin ?? true,
       abi: KERNEL_ABI,
@@ -43,8 +43,6 @@ export const cpuFamily: DeviceFamily = {
       numArrays: STEP_ARRAYS.length,
     });
     return {
-      numBlocks,
-      threads,
       depth: 1,
       run: (program, symbols, arrays, taps) => executor.run(program, symbols, arrays, taps),
       profile: (on) => executor.profile(on),
@@ -52,6 +50,10 @@ export const cpuFamily: DeviceFamily = {
     };
   },
 };
+
+/** Scratch of one thread, which all kernels share. */
+const scratchBytesOf = ({ kernels }: Manifest): number =>
+  Math.max(0, ...kernels.map(({ launch }) => ("scratchBytes" in launch ? launch.scratchBytes : 0)));
 
 function checkFeatures({ target, features }: Pick<Manifest, "target" | "features">, cpu: CpuFacts): void {
   const missing = features.filter((feature) => !cpu.features.includes(feature));

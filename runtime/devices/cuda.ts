@@ -20,14 +20,18 @@ export const cudaFamily: DeviceFamily = {
     checkArch(target, factsOf(native, options));
   },
 
-  open({ manifest, library, weights, limits }, native, options) {
-    const { device = 0, driver = DEFAULT_DRIVER } = options;
+  plan({ manifest, limits }, native, options) {
     const numBlocks = numKvBlocks(manifest, limits, {
       availableBytes: factsOf(native, options).freeBytes,
       scratchBytes: 0,
       utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
     });
+    return { numBlocks, threads: 1 };
+  },
+
+  open({ manifest, library, weights, limits, plan: { numBlocks } }, native, options) {
+    const { device = 0, driver = DEFAULT_DRIVER } = options;
     const images = readKernelImages(library);
     const executor = native.createCudaExecutor({
       driver,
@@ -53,8 +57,6 @@ export const cudaFamily: DeviceFamily = {
       onProgress: options.onLoad,
     });
     return {
-      numBlocks,
-      threads: 1,
       depth: 2,
       run: (program, symbols, arrays, taps) => executor.run(program, symbols, launchSymbols(symbols), arrays, taps),
       profile: (on) => executor.profile(on),

@@ -26,21 +26,26 @@ export interface DeviceOptions {
   readonly onLoad?: HashProgress;
 }
 
-/** Files of an engine, checked, and how it is to run. */
-export interface DeviceEngine {
-  readonly manifest: Manifest;
-  /** Paths of the kernel library and of weights.bin. */
-  readonly library: string;
-  readonly weights: string;
-  readonly limits: Limits;
-}
-
-/** An engine's programs, loaded. */
-export interface EngineDevice {
+/** What an engine gets of a device. */
+export interface DevicePlan {
   /** Blocks of the KV cache. */
   readonly numBlocks: number;
   /** Threads of a CPU's team; 1 of a GPU, whose blocks the driver hands out. */
   readonly threads: number;
+}
+
+/** Files of an engine, checked, and how it is to run. */
+export interface DeviceEngine {
+  readonly manifest: Manifest;
+  readonly limits: Limits;
+  readonly plan: DevicePlan;
+  /** Paths of the kernel library and of weights.bin. */
+  readonly library: string;
+  readonly weights: string;
+}
+
+/** An engine's programs, loaded. */
+export interface EngineDevice {
   /** How many runs it takes at once, in order. */
   readonly depth: 1 | 2;
   /** Runs one program, as `NativeExecutor.run` says; `arrays` are those of STEP_ARRAYS. */
@@ -56,7 +61,9 @@ export interface DeviceFamily {
   readonly buildsAnywhere: boolean;
   /** Throws `EngineError` with the remedy when this machine cannot run an engine's kernels, built or not. */
   check(engine: Pick<Manifest, "target" | "features">, native: NativeAddon, options: DeviceOptions): void;
-  /** Loads an engine. Throws `EngineError` when it does not fit or the device fails. */
+  /** Shares out threads and memory, weights unread. Throws `EngineError` for options that cannot be met, and where memory is short. */
+  plan(engine: Pick<DeviceEngine, "manifest" | "limits">, native: NativeAddon, options: DeviceOptions): DevicePlan;
+  /** Loads an engine as planned. Throws `EngineError` when it does not fit or the device fails. */
   open(engine: DeviceEngine, native: NativeAddon, options: DeviceOptions): EngineDevice;
 }
 

@@ -1,5 +1,5 @@
 /** What `ingot` says, and how it exits, when something about CUDA is amiss: compiler, kernel, driver, GPU, memory. */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { cudaCommandLine } from "../support/cuda-engine.ts";
@@ -104,6 +104,14 @@ describe("a GPU's failure is a sentence", () => {
     );
     const noGpu = await refused(1, ["run", engine["cuda:sm_80"], ...ask], { ...GPU, devices: 0 });
     expect(noGpu).toMatch(/^ingot: .*the driver sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES\n$/m);
+  });
+
+  it("before weights are looked at where a flag cannot be met", async () => {
+    const folder = join(scratch, "truncated");
+    cpSync(engine["cuda:sm_80"], folder, { recursive: true });
+    truncateSync(join(folder, "weights.bin"), 4096);
+    const message = await refused(1, ["run", folder, ...ask, "--kv-cache-memory", "1KiB"]);
+    expect(message).toMatch(/^ingot: a KV cache for one sequence of 128 tokens takes .*, but --kv-cache-memory gives 0\.001 MiB/m);
   });
 
   it("and none where verification has memory for the weights once", async () => {

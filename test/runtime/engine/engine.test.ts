@@ -227,6 +227,14 @@ describe("loading refuses", () => {
     );
   });
 
+  it("flags that cannot be met, before weights are looked at", async () => {
+    const folder = writeEchoEngine();
+    truncateSync(join(folder, "weights.bin"), 16000);
+    await expect(load(folder, { threads: 0 })).rejects.toThrow(/--threads must be a whole number from 1 to 1024, found 0/);
+    await expect(load(folder, { kvCacheMemoryBytes: 8192 })).rejects.toThrow(/--kv-cache-memory gives/);
+    await expect(load(folder, { memoryUtilization: 2 })).rejects.toThrow(/--memory-utilization must be above 0/);
+  });
+
   it("a damaged manifest and a folder that is none", async () => {
     const folder = writeEchoEngine();
     writeFileSync(join(folder, "manifest.json"), "{");
