@@ -120,7 +120,7 @@ function resolveTarget(target: string, say: CompileManner["say"]): string {
   const cpu = loadNative().cpuFacts();
   const chosen = bestTarget(cpu);
   say(`native target: ${chosen} (${cpu.model}, ${cpu.threads} threads)`);
-  const gpu = probeGpu();
+  const { gpu } = probeGpu(); // `ingot doctor` says why there is none
   // Not chosen unasked while no kernel has run on one.
   if (gpu?.target) say(`there is a GPU as well (${gpu.name}): --target ${gpu.target} compiles for it`);
   return chosen;

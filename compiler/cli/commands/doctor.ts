@@ -22,7 +22,7 @@ interface Findings {
   readonly node: string;
   readonly os: string;
   readonly compiler: string | null;
-  /** null where there is none: it is missed only by who compiles for a GPU. */
+  /** null where there is none, which only who compiles for a GPU misses; what is there and unusable is a problem. So of a GPU. */
   readonly nvcc: string | null;
   readonly gpu: Gpu | null;
   readonly cpu: CpuFacts | null;
@@ -59,13 +59,15 @@ function examine(): Findings {
     return loadNative();
   });
   const cpu = native && attempt(() => native.cpuFacts());
+  const { gpu, problem } = native ? probeGpu() : { gpu: null, problem: null };
+  if (problem !== null) problems.push(problem);
   return {
     version: packageVersion(),
     node: process.version,
     os: `${process.platform} ${release()} ${process.arch}`,
     compiler: attempt(() => findCompiler().version),
-    nvcc: nvccVersion(),
-    gpu: native && probeGpu(),
+    nvcc: attempt(() => findNvcc()?.version ?? null),
+    gpu,
     cpu,
     memory: native && attempt(() => native.memoryFacts()),
     target: cpu && bestTarget(cpu),
@@ -73,14 +75,6 @@ function examine(): Findings {
     caches: { engines: engineCache(), kernels: kernelCache() },
     problems,
   };
-}
-
-function nvccVersion(): string | null {
-  try {
-    return findNvcc().version;
-  } catch {
-    return null;
-  }
 }
 
 function gpuText({ name, computeCapability, driverVersion, freeBytes, totalBytes, target }: Gpu): string {
@@ -98,8 +92,8 @@ function report(f: Findings): string {
     ["native target", f.target ?? "unknown"],
     ["memory", f.memory ? `${formatBytes(f.memory.availableBytes)} free of ${formatBytes(f.memory.totalBytes)}` : "unknown"],
     ["read bandwidth", f.readBandwidthGBs ? `${f.readBandwidthGBs.toFixed(1)} GB/s (probed)` : "not probed"],
-    ["GPU", f.gpu ? gpuText(f.gpu) : "none, or no NVIDIA driver"],
-    ["CUDA compiler", f.nvcc ?? "none: --target cuda:… needs nvcc"],
+    ["GPU", f.gpu ? gpuText(f.gpu) : "none that can be used"],
+    ["CUDA compiler", f.nvcc ?? "none that can be used: --target cuda:… needs nvcc"],
     ["engines", place(f.caches.engines)],
     ["kernels", place(f.caches.kernels)],
   ];
