@@ -173,8 +173,16 @@ INGOT_DEVICE uint32_t pack(float low, float high, Type<f16>) {
   return y;
 }
 
-// Adds to a sum in shared memory that many threads add to.
-INGOT_DEVICE void atomic_add(uint64_t* sum, uint64_t x) { atomicAdd((unsigned long long*)sum, (unsigned long long)x); }
+// Adds to a sum in shared memory that many threads add to, and that is whole after a sync_block: of 64 bits in halves, since shared memory
+// adds 32 bits in one instruction and 64 in a loop that tries until nobody came between.
+INGOT_DEVICE void atomic_add(int* sum, int x) { atomicAdd(sum, x); }
+INGOT_DEVICE void atomic_add(uint64_t* sum, uint64_t x) {
+  unsigned int* halves = (unsigned int*)sum;
+  const unsigned int low = (unsigned int)x;
+  const unsigned int carry = atomicAdd(halves, low) > ~low;
+  const unsigned int high = (unsigned int)(x >> 32) + carry;
+  if (high > 0) atomicAdd(halves + 1, high);
+}
 
 // Whether this block is the last of `total` to come to `counter`, which is 0 before the first and after the last. What the others wrote
 // before they came is seen by every thread of the last one. Called by all threads of a block.

@@ -89,7 +89,7 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
     return { skeleton: "grouped_linear_mma", grid, ...inTiles(tiling) };
   },
   route: (s) => ({ grid: [...extent(s.outs[0]!.value.rows), ROUTE_WARPS, "ceildiv"], threads: 32 * ROUTE_WARPS }),
-  sort_slots: () => ({ grid: [1], threads: 1024 }),
+  sort_slots: (s) => sortSlots(s.numExperts),
   expert_sum: (s) => {
     throw new InternalError(`${s.name} was not cut into kernels of blocks`);
   },
@@ -100,6 +100,13 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
 
 /** Tokens of a block that chooses experts, a warp each. */
 const ROUTE_WARPS = 4;
+
+/** Sorting warps each have a count of every expert: as many warps as the counts leave room for. */
+function sortSlots(numExperts: number): Choice {
+  const warps = Math.max(1, Math.min(32, Math.floor(SORT_BYTES / (4 * numExperts)) - 1));
+  return { grid: [1], threads: 32 * warps, sharedBytes: 4 * numExperts * (warps + 1) };
+}
+const SORT_BYTES = 64 * 1024;
 
 /** A block a row, of as many threads as it has columns, up to 256. */
 const rowByRow = (rows: Dim, cols: number): Choice => ({

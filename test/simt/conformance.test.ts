@@ -219,6 +219,33 @@ describe("lanes", () => {
     ]);
   });
 
+  it("atomic_add makes whole sums of what threads of all warps add, carries of 64 bits included", () => {
+    const out = run(
+      "int* y, uint64_t* z",
+      `INGOT_SHARED(int, sums, 2);
+  INGOT_SHARED(uint64_t, wide, 2);
+  if (t < 2) {
+    sums[t] = -5;
+    wide[t] = 1;
+  }
+  sync_block();
+  atomic_add(&sums[t % 3 == 0], t);
+  atomic_add(&wide[t % 3 == 0], uint64_t(t) << 30 | 3u << 30);
+  sync_block();
+  if (t < 2) {
+    y[t] = sums[t];
+    z[t] = wide[t];
+  }`,
+      [unwritten(8), unwritten(16)],
+      96,
+    );
+    const of = (which: number) => range(96).filter((t) => Number(t % 3 === 0) === which);
+    expect([...new Int32Array(out[0]!.slice().buffer)]).toEqual([0, 1].map((w) => of(w).reduce((sum, t) => sum + t, -5)));
+    expect([...new BigUint64Array(out[1]!.slice().buffer)]).toEqual(
+      [0, 1].map((w) => of(w).reduce((sum, t) => sum + BigInt((t | 3) * 2 ** 30), 1n)),
+    );
+  });
+
   it("copies that are not valid bring zeros and read nothing", () => {
     const out = run(
       "const float* x, float* y",

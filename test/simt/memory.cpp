@@ -201,13 +201,17 @@ bool is_last_to_come(int32_t* counter, int total) {
   meet_block("is_last_to_come", pc);
   return block->is_last;
 }
-void atomic_add(uint64_t* sum, uint64_t x) {
-  if (reinterpret_cast<uintptr_t>(sum) % 8 != 0 || !self->block->holds(sum)) {
-    fail(name_of_self() + ": atomic_add at " + line_of(CALLER) + " needs the address of a sum in shared memory, a multiple of 8 bytes");
+template <class T>
+static void add_to_sum(T* sum, T x, const void* pc) {
+  if (reinterpret_cast<uintptr_t>(sum) % sizeof(T) != 0 || !self->block->holds(sum)) {
+    fail(name_of_self() + ": atomic_add at " + line_of(pc) + " needs the address of a sum in shared memory, a multiple of " +
+         std::to_string(sizeof(T)) + " bytes");
   }
-  if (is_checked) check_access(sum, 8, Access::kAtomic, CALLER);
+  if (is_checked) check_access(sum, sizeof(T), Access::kAtomic, pc);
   *sum += x;
 }
+void atomic_add(int* sum, int x) { add_to_sum(sum, x, CALLER); }
+void atomic_add(uint64_t* sum, uint64_t x) { add_to_sum(sum, x, CALLER); }
 
 void wait_for_inputs() {
   self->has_waited_for_inputs = true;

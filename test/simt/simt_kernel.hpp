@@ -68,6 +68,7 @@ uint16_t f16_bits(float x) __attribute__((const));
 float e4m3_value(uint8_t bits) __attribute__((const));
 
 bool is_last_to_come(int32_t* counter, int total);
+void atomic_add(int* sum, int x);
 void atomic_add(uint64_t* sum, uint64_t x);
 void wait_for_inputs();
 void let_next_begin();

@@ -122,6 +122,7 @@ INGOT_DEVICE uint32_t pack(float low, float high, Type<T> type) {
 }
 
 INGOT_DEVICE bool is_last_to_come(int32_t* counter, int total) { return simt::is_last_to_come(counter, total); }
+INGOT_DEVICE void atomic_add(int* sum, int x) { simt::atomic_add(sum, x); }
 INGOT_DEVICE void atomic_add(uint64_t* sum, uint64_t x) { simt::atomic_add(sum, x); }
 
 INGOT_DEVICE void wait_for_inputs() { simt::wait_for_inputs(); }

@@ -94,7 +94,12 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
 
   route: (s) => ({ ...rowCount(s.outs[0]!.value.rows), ...route(s) }),
 
-  sort_slots: (s) => ({ experts: s.numExperts, perToken: s.ids.cols, ...rowCount(s.ids.rows) }),
+  sort_slots: (s) => ({
+    experts: s.numExperts,
+    perToken: s.ids.cols,
+    idBits: Math.ceil(Math.log2(s.numExperts)),
+    ...rowCount(s.ids.rows),
+  }),
 
   attention_units: (s) => {
     const { cut } = s.units;

@@ -1,10 +1,12 @@
 /** The kernels of an expert layer as CUDA text on the emulator, under its checker, against their specs' meaning. */
 import { describe, expect, it } from "vitest";
+import { cudaDialects } from "../../../compiler/codegen/cuda/dialect.ts";
 import { roundTo } from "../../../compiler/ir/rounding.ts";
 import { type DType, timesDim } from "../../../compiler/ir/tensor-type.ts";
 import { expertsOf } from "../../../compiler/kernels/expert-plan.ts";
 import { interpretKernel } from "../../../compiler/kernels/interpret.ts";
 import type { GroupedLinearKernel } from "../../../compiler/kernels/spec.ts";
+import { scheduleCudaKernel } from "../../../compiler/schedule/cuda.ts";
 import { relativeError } from "../../support/closeness.ts";
 import { type CudaRunOptions, runCudaKernel } from "../../support/cuda-kernel.ts";
 import {
@@ -90,6 +92,53 @@ describe("expert layers on CUDA", () => {
   it.each(["reverse", "random", "greedy"] as const)("take hundreds of rows of one expert, threads in %s order", (order) => {
     const l = layer("bf16", { experts: 12 });
     expect(worst(groupedLinearSpec(l), l, [150], { order, checked: false })).toBeLessThan(3e-3);
+  });
+});
+
+describe("sorting of slots on CUDA", () => {
+  /** Sorts tokens that chose as `chosen` says, in one launch a batch; each plan as the spec's meaning has it. */
+  function sorts(experts: number, perToken: number, batches: readonly (readonly number[])[], options: CudaRunOptions): void {
+    const spec = sortSlotsSpec(layer("f32", { experts, perToken }));
+    const envs = batches.map((ids) => {
+      const env = randomEnvironment(spec, randomSource(seed), { rows: ids.length / perToken });
+      env.buffers.set("ids", Float32Array.from(ids));
+      return env;
+    });
+    const { results } = runCudaKernel(spec, envs, options);
+    envs.forEach((env, i) => {
+      const reference = copyEnvironment(env);
+      interpretKernel(spec, reference);
+      const [expected, found] = [reference.buffers.get("plan")!, results[i]!.out];
+      expect(expertsOf(found)).toEqual(expertsOf(expected));
+      const slots = (of: Float32Array) => ownRows(reference, of.subarray(1 + 3 * experts), 1);
+      expect([...slots(found)]).toEqual([...slots(expected)]);
+    });
+  }
+  const random = randomSource(seed);
+  const below = (n: number) => Math.min(n - 1, Math.floor(random.uniform() * n));
+  const drawn = (slots: number, experts: number) => Array.from({ length: slots }, () => below(experts));
+
+  it.each(["forward", "reverse", "random", "greedy"] as const)("is by expert and then by slot, threads in %s order", (order) => {
+    const options = { order, checked: true };
+    sorts(128, 8, [drawn(8, 128), drawn(8 * 13, 128), drawn(8 * 150, 128)], options);
+    sorts(128, 8, [drawn(8 * 40, 1), drawn(8 * 40, 2).map((e) => 126 + e), []], options);
+    sorts(7, 3, [drawn(3, 7), drawn(3 * 33, 7).map((e) => (e === 4 ? 5 : e))], options);
+    sorts(1, 1, [drawn(70, 1)], options);
+    sorts(600, 2, [drawn(2, 600), drawn(2 * 500, 600)], options);
+  });
+
+  it("takes thousands of slots, several at a time for each thread", () => {
+    const slots = drawn(4 * 4091, 60);
+    const one = Array.from({ length: 4 * 4091 }, () => 59);
+    sorts(64, 4, [slots, one], { checked: true });
+    sorts(5000, 4, [slots.map((e) => e * 83)], { order: "random", checked: true }); // counts leave room for few warps
+  });
+
+  it("declines so many experts that no warp's counts have room", () => {
+    const spec = sortSlotsSpec(layer("f32", { experts: 20000 }));
+    expect(() => scheduleCudaKernel(spec, cudaDialects.sm_80, 64)).toThrow(
+      "sort needs 160000 bytes of shared memory a block; cuda:sm_80 has 101376",
+    );
   });
 });
 
