@@ -222,7 +222,7 @@ Napi::Value cuda_facts(const Napi::CallbackInfo& info) {
     const std::string path = to_string(env, info[0], "driver");
     const auto device = static_cast<int>(to_integer(env, info[1], "device", 0, kMaxDevices));
     const cuda::Driver driver(path);
-    const cuda::DeviceFacts found = cuda::Context(driver, device).facts();
+    const cuda::DeviceFacts found = cuda::Device(driver, device).facts();
     const Napi::Object facts = Napi::Object::New(env);
     facts.Set("name", found.name);
     const Napi::Array capability = Napi::Array::New(env, 2);
@@ -232,9 +232,17 @@ Napi::Value cuda_facts(const Napi::CallbackInfo& info) {
     facts.Set("driverVersion", found.driver_version);
     facts.Set("multiprocessors", found.multiprocessors);
     facts.Set("totalBytes", static_cast<double>(found.total_bytes));
-    facts.Set("freeBytes", static_cast<double>(found.free_bytes));
     facts.Set("sharedBytesPerBlock", static_cast<double>(found.shared_bytes_per_block));
     return facts;
+  });
+}
+
+Napi::Value cuda_free_bytes(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const cuda::Driver driver(to_string(env, info[0], "driver"));
+    const cuda::Context context(driver, static_cast<int>(to_integer(env, info[1], "device", 0, kMaxDevices)));
+    return Napi::Number::New(env, static_cast<double>(context.free_bytes()));
   });
 }
 
@@ -286,6 +294,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("readBandwidth", Napi::Function::New(env, measure_bandwidth, "readBandwidth"));
   exports.Set("createExecutor", Napi::Function::New(env, create_executor, "createExecutor"));
   exports.Set("cudaFacts", Napi::Function::New(env, cuda_facts, "cudaFacts"));
+  exports.Set("cudaFreeBytes", Napi::Function::New(env, cuda_free_bytes, "cudaFreeBytes"));
   exports.Set("createCudaExecutor", Napi::Function::New(env, create_cuda_executor, "createCudaExecutor"));
   return exports;
 }

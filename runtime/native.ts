@@ -91,7 +91,6 @@ export interface CudaFacts {
   readonly driverVersion: string;
   readonly multiprocessors: number;
   readonly totalBytes: number;
-  readonly freeBytes: number;
   /** Largest shared memory of a block, static and dynamic. */
   readonly sharedBytesPerBlock: number;
 }
@@ -160,6 +159,8 @@ export interface NativeAddon {
   createExecutor(options: ExecutorOptions): NativeExecutor;
   /** What a CUDA device is. Throws when the driver or the device is not there, saying what to do. */
   cudaFacts(driver: string, device: number): CudaFacts;
+  /** What can be allocated on it now; makes a context there to ask. Throws as `cudaFacts`. */
+  cudaFreeBytes(driver: string, device: number): number;
   /** Loads kernels and weights onto a CUDA device, which takes the calling thread the time of the upload. Throws what is wrong. */
   createCudaExecutor(options: CudaExecutorOptions): NativeCudaExecutor;
 }

@@ -13,18 +13,32 @@ export type Gpu = CudaFacts & {
 /** The driver's library: what `INGOT_CUDA_DRIVER` says, for tests and for systems that keep it elsewhere. */
 export const cudaDriver = (): string => process.env.INGOT_CUDA_DRIVER ?? DEFAULT_DRIVER;
 
+/** A GPU that was made ready to work, and the bytes that are free there. */
+export type ReadyGpu = Gpu & { readonly freeBytes: number };
+
 /** The first GPU; or why the driver gives none. */
-export interface GpuProbe {
-  readonly gpu: Gpu | null;
+export interface GpuProbe<T> {
+  readonly gpu: T | null;
   /** The driver's words with the remedy; null where there is a GPU, and where nothing was ever installed for one. */
   readonly problem: string | null;
 }
 
-export function probeGpu(): GpuProbe {
+/** Asks what the GPU is, which is quick. */
+export const probeGpu = (): GpuProbe<Gpu> => probe(gpuOf);
+
+/** Makes it ready as well, which takes a moment and some of its memory. */
+export const examineGpu = (): GpuProbe<ReadyGpu> =>
+  probe((driver) => ({ ...gpuOf(driver), freeBytes: loadNative().cudaFreeBytes(driver, 0) }));
+
+function gpuOf(driver: string): Gpu {
+  const facts = loadNative().cudaFacts(driver, 0);
+  return { ...facts, target: gpuTarget(facts.computeCapability) };
+}
+
+function probe<T>(ask: (driver: string) => T): GpuProbe<T> {
   const driver = cudaDriver();
   try {
-    const facts = loadNative().cudaFacts(driver, 0);
-    return { gpu: { ...facts, target: gpuTarget(facts.computeCapability) }, problem: null };
+    return { gpu: ask(driver), problem: null };
   } catch (error) {
     const { message } = error as Error;
     return { gpu: null, problem: isNotInstalled(message, driver) ? null : message };

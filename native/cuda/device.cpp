@@ -2,19 +2,44 @@
 
 namespace ingot::cuda {
 
-Context::Context(const Driver& driver, int index) : driver_(driver) {
+Device::Device(const Driver& driver, int index) : driver_(driver) {
   int count = 0;
   driver(driver.device_get_count, &count);
   if (index < 0 || index >= count) {
     throw std::runtime_error("there is no CUDA device " + std::to_string(index) + ": the driver sees " + std::to_string(count) +
                              "; choose one of them, see nvidia-smi and CUDA_VISIBLE_DEVICES");
   }
-  driver(driver.device_get, &device_, index);
-  driver(driver.primary_ctx_retain, &handle_, device_);
+  driver(driver.device_get, &handle_, index);
+}
+
+int Device::attribute(DeviceAttribute attribute) const {
+  int value = 0;
+  driver_(driver_.device_get_attribute, &value, attribute, handle_);
+  return value;
+}
+
+DeviceFacts Device::facts() const {
+  DeviceFacts facts;
+  char name[256] = {};
+  driver_(driver_.device_get_name, name, static_cast<int>(sizeof name) - 1, handle_);
+  facts.name = name;
+  facts.major = attribute(kComputeCapabilityMajor);
+  facts.minor = attribute(kComputeCapabilityMinor);
+  facts.driver_version = driver_.version();
+  facts.multiprocessors = attribute(kMultiprocessorCount);
+  size_t total = 0;
+  driver_(driver_.device_total_mem, &total, handle_);
+  facts.total_bytes = static_cast<int64_t>(total);
+  facts.shared_bytes_per_block = attribute(kMaxSharedMemoryPerBlockOptin);
+  return facts;
+}
+
+Context::Context(const Driver& driver, int index) : driver_(driver), device_(driver, index) {
+  driver(driver.primary_ctx_retain, &handle_, device_.handle());
   try {
     make_current();
   } catch (...) {
-    driver.primary_ctx_release.function(device_);
+    driver.primary_ctx_release.function(device_.handle());
     throw;
   }
 }
@@ -22,31 +47,13 @@ Context::Context(const Driver& driver, int index) : driver_(driver) {
 Context::~Context() {
   ContextHandle current = nullptr;
   if (driver_.ctx_get_current.function(&current) == 0 && current == handle_) leave();
-  driver_.primary_ctx_release.function(device_);
+  driver_.primary_ctx_release.function(device_.handle());
 }
 
-int Context::attribute(DeviceAttribute attribute) const {
-  int value = 0;
-  driver_(driver_.device_get_attribute, &value, attribute, device_);
-  return value;
-}
-
-DeviceFacts Context::facts() const {
-  DeviceFacts facts;
-  char name[256] = {};
-  driver_(driver_.device_get_name, name, static_cast<int>(sizeof name) - 1, device_);
-  facts.name = name;
-  facts.major = attribute(kComputeCapabilityMajor);
-  facts.minor = attribute(kComputeCapabilityMinor);
-  facts.driver_version = driver_.version();
-  facts.multiprocessors = attribute(kMultiprocessorCount);
+int64_t Context::free_bytes() const {
   size_t free = 0, total = 0;
   driver_(driver_.mem_get_info, &free, &total);
-  facts.free_bytes = static_cast<int64_t>(free);
-  driver_(driver_.device_total_mem, &total, device_);
-  facts.total_bytes = static_cast<int64_t>(total);
-  facts.shared_bytes_per_block = attribute(kMaxSharedMemoryPerBlockOptin);
-  return facts;
+  return static_cast<int64_t>(free);
 }
 
 std::string Context::describe() const {

@@ -19,8 +19,23 @@ struct DeviceFacts {
   std::string driver_version;
   int multiprocessors;
   int64_t total_bytes;
-  int64_t free_bytes;
   int64_t shared_bytes_per_block;  // static and dynamic together, after opting in
+};
+
+// A device, of which nothing is held: to be asked takes no context, which takes memory there and a while to make.
+class Device {
+ public:
+  // Throws std::runtime_error when there is no device of that index.
+  Device(const Driver& driver, int index);
+
+  int handle() const { return handle_; }
+  DeviceFacts facts() const;
+
+ private:
+  int attribute(DeviceAttribute attribute) const;
+
+  const Driver& driver_;
+  int handle_ = 0;
 };
 
 // The device's primary context, held while this lives. The thread that constructs it has it current.
@@ -35,15 +50,14 @@ class Context {
   const Driver& driver() const { return driver_; }
   void make_current() const { driver_(driver_.ctx_set_current, handle_); }
   void leave() const { driver_.ctx_set_current.function(nullptr); }
-  DeviceFacts facts() const;
+  DeviceFacts facts() const { return device_.facts(); }
+  int64_t free_bytes() const;
   // "NVIDIA X (sm_86), driver 12.4".
   std::string describe() const;
 
  private:
-  int attribute(DeviceAttribute attribute) const;
-
   const Driver& driver_;
-  int device_ = 0;
+  const Device device_;
   ContextHandle handle_ = nullptr;
 };
 

@@ -44,7 +44,7 @@ ProgramStream::ProgramStream(const CudaExecutorSpec& spec)
 }
 
 void ProgramStream::reserve(const CudaExecutorSpec& spec) {
-  const DeviceFacts facts = context_.facts();
+  const int64_t free_bytes = context_.free_bytes(), total_bytes = context_.facts().total_bytes;
   try {
     weights_ = allocate(driver_, spec.weights_bytes);
     arena_ = allocate(driver_, spec.arena_bytes);
@@ -52,12 +52,12 @@ void ProgramStream::reserve(const CudaExecutorSpec& spec) {
     arrays_.reserve();
   } catch (const DriverError& error) {
     if (error.result != kOutOfMemory) throw;
-    const char* remedy = spec.weights_bytes > facts.free_bytes
+    const char* remedy = spec.weights_bytes > free_bytes
                              ? "use a smaller model or a GPU with more memory, or end what else uses this one"
                              : "lower --kv-cache-memory, --max-model-len, --max-num-seqs or --max-num-batched-tokens, or end what else uses the GPU";
     fail("not enough memory on " + context_.describe() + ": weights take " + size_of(spec.weights_bytes) + ", the arena " +
-         size_of(spec.arena_bytes) + ", the KV cache " + size_of(spec.kv_bytes) + ", and " + size_of(facts.free_bytes) + " of " +
-         size_of(facts.total_bytes) + " are free: " + remedy);
+         size_of(spec.arena_bytes) + ", the KV cache " + size_of(spec.kv_bytes) + ", and " + size_of(free_bytes) + " of " +
+         size_of(total_bytes) + " are free: " + remedy);
   }
 }
 

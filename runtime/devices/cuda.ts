@@ -6,7 +6,7 @@ import { EngineError, ManifestError } from "../errors.ts";
 import { type KernelImage, readKernelImages } from "../kernel-images.ts";
 import { bytesPerBlock, DEFAULT_MEMORY_UTILIZATION, numKvBlocks } from "../kv-cache-size.ts";
 import { type Limits, type Manifest, STEP_ARRAYS, type StepArray } from "../manifest.ts";
-import type { CudaFacts, NativeAddon } from "../native.ts";
+import type { CudaFacts } from "../native.ts";
 import { nativeArg } from "./arguments.ts";
 import type { DeviceFamily, DeviceOptions } from "./device.ts";
 
@@ -17,12 +17,15 @@ export const cudaFamily: DeviceFamily = {
   buildsAnywhere: true,
 
   check({ target }, native, options) {
-    checkArch(target, factsOf(native, options));
+    checkArch(
+      target,
+      asked(options, (driver, device) => native.cudaFacts(driver, device)),
+    );
   },
 
   plan({ manifest, limits }, native, options) {
     const numBlocks = numKvBlocks(manifest, limits, {
-      availableBytes: factsOf(native, options).freeBytes,
+      availableBytes: asked(options, (driver, device) => native.cudaFreeBytes(driver, device)),
       scratchBytes: 0,
       utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
@@ -65,10 +68,10 @@ export const cudaFamily: DeviceFamily = {
   },
 };
 
-/** Facts of the GPU. Throws `EngineError` in the driver's words, with the remedy. */
-function factsOf(native: NativeAddon, { driver = DEFAULT_DRIVER, device = 0 }: DeviceOptions): CudaFacts {
+/** What the driver says of the GPU. Throws `EngineError` in its words, with the remedy. */
+function asked<T>({ driver = DEFAULT_DRIVER, device = 0 }: DeviceOptions, ask: (driver: string, device: number) => T): T {
   try {
-    return native.cudaFacts(driver, device);
+    return ask(driver, device);
   } catch (cause) {
     throw new EngineError((cause as Error).message, { cause });
   }

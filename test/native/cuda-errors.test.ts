@@ -74,9 +74,10 @@ describe("facts of a device", () => {
       driverVersion: "12.6",
       multiprocessors: 4,
       totalBytes: 64 * MIB,
-      freeBytes: 64 * MIB,
       sharedBytesPerBlock: 101376,
     });
+    expect(calls(log, "cuDevicePrimaryCtxRetain")).toHaveLength(0);
+    expect(native.cudaFreeBytes(buildFakeCuda(), 0)).toBe(64 * MIB);
     expect(calls(log, "cuDevicePrimaryCtxRelease")).toHaveLength(1);
   });
 

@@ -10,7 +10,7 @@ import { bestTarget } from "../../schedule/target.ts";
 import { findCompiler } from "../../toolchain/compiler.ts";
 import { findNvcc } from "../../toolchain/nvcc.ts";
 import { EXIT } from "../exit.ts";
-import { type Gpu, probeGpu } from "../gpu.ts";
+import { examineGpu, type ReadyGpu } from "../gpu.ts";
 import { ensureAddon } from "../native-addon.ts";
 import { addJsonFlag } from "../options.ts";
 import { packageVersion } from "../package-root.ts";
@@ -24,7 +24,7 @@ interface Findings {
   readonly compiler: string | null;
   /** null where there is none, which only who compiles for a GPU misses; what is there and unusable is a problem. So of a GPU. */
   readonly nvcc: string | null;
-  readonly gpu: Gpu | null;
+  readonly gpu: ReadyGpu | null;
   readonly cpu: CpuFacts | null;
   readonly memory: MemoryFacts | null;
   readonly target: string | null;
@@ -59,7 +59,7 @@ function examine(): Findings {
     return loadNative();
   });
   const cpu = native && attempt(() => native.cpuFacts());
-  const { gpu, problem } = native ? probeGpu() : { gpu: null, problem: null };
+  const { gpu, problem } = native ? examineGpu() : { gpu: null, problem: null };
   if (problem !== null) problems.push(problem);
   return {
     version: packageVersion(),
@@ -77,7 +77,7 @@ function examine(): Findings {
   };
 }
 
-function gpuText({ name, computeCapability, driverVersion, freeBytes, totalBytes, target }: Gpu): string {
+function gpuText({ name, computeCapability, driverVersion, freeBytes, totalBytes, target }: ReadyGpu): string {
   const suits = target ?? "too old for every target";
   return `${name} (sm_${computeCapability.join("")}, ${suits}), ${formatBytes(freeBytes)} free of ${formatBytes(totalBytes)}, driver ${driverVersion}`;
 }
