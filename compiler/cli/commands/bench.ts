@@ -7,6 +7,7 @@ import { formatLatency, formatThroughput } from "../../../runtime/bench/report.t
 import { runThroughput } from "../../../runtime/bench/throughput.ts";
 import { fixedWorkload, NANO_VLLM, nanoVllmWorkload, type WorkloadRequest } from "../../../runtime/bench/workload.ts";
 import { loadNative } from "../../../runtime/native.ts";
+import { parseTarget } from "../../schedule/target.ts";
 import { engineOf } from "../engine-of.ts";
 import { UsageError } from "../exit.ts";
 import { loadLlm, readManifest } from "../load.ts";
@@ -85,7 +86,7 @@ async function latency(model: string, flags: LatencyFlags): Promise<void> {
   const { llm, manifest, threads } = await load(model, flags);
   try {
     const { weightBytesPerStep, kvBytesPerToken } = manifest.predicted;
-    const readBandwidthGBs = loadNative().readBandwidth(threads, PROBE_BYTES, 5);
+    const readBandwidthGBs = threads === null ? null : loadNative().readBandwidth(threads, PROBE_BYTES, 5);
     const options = {
       promptTokens: flags.inputLen,
       depths: flags.depths,
@@ -141,10 +142,13 @@ function workloadOf(flags: ThroughputFlags, vocabSize: number): WorkloadRequest[
 
 async function load(model: string, flags: Common) {
   const folder = await engineOf(model, flags);
+  const manifest = readManifest(folder);
+  const isCpu = parseTarget(manifest.target).family === "cpu";
   return {
     llm: await loadLlm(folder, flags),
-    manifest: readManifest(folder),
-    threads: flags.threads ?? loadNative().cpuFacts().threads,
+    manifest,
+    /** Of a CPU's team; null where something else computes, whose memory is not what the probe reads. */
+    threads: isCpu ? (flags.threads ?? loadNative().cpuFacts().threads) : null,
   };
 }
 
