@@ -10,6 +10,7 @@ import { LLM } from "../../runtime/llm.ts";
 import type { Limits, Manifest } from "../../runtime/manifest.ts";
 import { parseManifest } from "../../runtime/manifest-validator.ts";
 import { defaultSamplingParams } from "../../runtime/sampling-params.ts";
+import { UsageError } from "./exit.ts";
 import { cudaDriver } from "./gpu.ts";
 import { type CompileFlags, defaultCompileFlags, type LoadFlags } from "./options.ts";
 import { withProgress } from "./progress.ts";
@@ -22,10 +23,12 @@ export function readManifest(folder: string): Manifest {
   return parseManifest(readFileSync(file, "utf8"), file);
 }
 
-/** Loads an engine as the flags ask. */
-export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
+/** Loads an engine as the flags ask. Throws `UsageError` where it cannot be what they ask for. */
+export async function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>): Promise<LLM> {
+  if (flags.batchInvariant) refuseVaryingSums(readManifest(folder));
   const options = {
     threads: flags.threads,
+    device: flags.device,
     driver: cudaDriver(),
     kvCacheMemoryBytes: flags.kvCacheMemory,
     memoryUtilization: flags.memoryUtilization,
@@ -34,6 +37,18 @@ export function loadLlm(folder: string, flags: LoadFlags & Partial<CompileFlags>
   };
   return checkingWeights((onHash) =>
     withProgress("loading weights", (onLoad) => LLM.load(folder, { ...options, onHash, onLoad }), "bytes"),
+  );
+}
+
+/** Programs for steps of different sizes add in orders of their own. */
+const sumsVary = ({ programs }: Manifest): boolean => programs.length > 1;
+
+function refuseVaryingSums(manifest: Manifest): void {
+  if (!sumsVary(manifest)) return;
+  const sizes = manifest.programs.map(({ maxTokens }) => maxTokens).join(", ");
+  throw new UsageError(
+    `--batch-invariant cannot be kept by ${manifest.name} for ${manifest.target}, which adds in another order in steps of up to ${sizes} ` +
+      "tokens, so that tokens may depend on the batch: leave the flag out, or compile for a CPU",
   );
 }
 
@@ -58,7 +73,7 @@ export async function loadForVerification(folder: string, flags: LoadFlags & Par
   const engine: Verifiable = {
     maxTokens: llm.maxModelLen,
     rebuiltBeyond: manifest.kvCache.rebuiltBeyond,
-    sumsVary: manifest.programs.length > 1,
+    sumsVary: sumsVary(manifest),
     forward: (ids, options) => llm.forward(ids, options),
     decode: (ids, options) => llm.forward(ids, { ...options, maxNumBatchedTokens: 1 }),
     async greedy(ids, count) {

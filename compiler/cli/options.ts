@@ -149,15 +149,20 @@ export interface LoadFlags {
   readonly memoryUtilization: number;
   /** Default true. */
   readonly enablePrefixCaching?: boolean;
+  /** Refuses an engine that is not. */
+  readonly batchInvariant?: boolean;
+  /** Index of the GPU. */
+  readonly device?: number;
 }
 
 export function addLoadFlags(command: Command): Command {
   flag(command, "--threads <n>", "threads that compute; default: one a physical core", integer(1));
+  flag(command, "--device <n>", "which GPU, as its driver counts them; default: 0", integer(0));
   flag(command, "--kv-cache-memory <size>", "memory for the KV cache, such as 4GiB; default: from free memory", byteSize);
   flag(command, "--memory-utilization <share>", "share of free memory the KV cache may take", between(0.01, 1), 0.9);
   toggle(command, "--enable-prefix-caching", "reuse what was computed of equal beginnings: on by default");
   toggle(command, "--no-enable-prefix-caching", "compute every prompt from its first token");
-  toggle(command, "--batch-invariant", "the same tokens whatever else is in the batch: always on");
+  toggle(command, "--batch-invariant", "the same tokens whatever else is in the batch: always so on CPUs, refused elsewhere");
   return command;
 }
 
