@@ -67,8 +67,8 @@ export const GOLDEN_F32_TOLERANCE = 1e-4;
 /** Tokens generated after a prompt whose continuation is not recorded. */
 export const GREEDY_TOKENS = 8;
 
-/** What an e4m3 cache may add: half a last place of its four bits. */
-const FP8_CACHE_TOLERANCE = 2 ** -5;
+/** What an e4m3 cache may add. Of four significant bits, half a last place is 2^-5 … 2^-4 of a value; sums over many values keep less. */
+export const FP8_CACHE_TOLERANCE = 2 ** -5;
 
 /** Compares with recorded activations, of a model of `dtype` whose cache is `cache`. In f32 the greedy tokens must be the recorded ones. */
 export function verifyGolden(

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { cudaCommandLine } from "../support/cuda-engine.ts";
 import { calls, type FakeDevice } from "../support/fake-cuda.ts";
+import { goldenFolder, hasGolden } from "../support/golden.ts";
 import { pebble } from "../support/ingot-command.ts";
 
 const { run, scratch } = cudaCommandLine("cuda-options");
@@ -73,5 +74,38 @@ describe("ingot bench", () => {
     const { code, stdout, stderr } = await run(["bench", "throughput", engine, ...flags, "--num-prompts", "2"], GPU);
     expect(code, stderr).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ target: "cuda:sm_80", threads: null });
+  });
+});
+
+describe("--kv-cache-dtype fp8", () => {
+  const fp8 = ["--kv-cache-dtype", "fp8"];
+
+  it("is as right as e4m3 lets a model in f32 be, by its interpreter", async () => {
+    const folder = join(scratch, "fp8");
+    const model = [pebble, "--dtype", "float32", "--layers", "2"];
+    const compiled = await run(["compile", ...model, "-o", folder, ...cuda, ...fp8, ...limits]);
+    expect(compiled.code, compiled.stderr).toBe(0);
+    const { code, stdout, stderr } = await run(["verify", folder, "--tokens", "33", "--json"], GPU);
+    expect(stdout, stderr).not.toBe("");
+    expect({ firstFailure: JSON.parse(stdout).firstFailure, code }).toEqual({ firstFailure: null, code: 0 });
+  });
+
+  it.skipIf(!hasGolden)("is as right as e4m3 lets a model in bf16 be, by recorded activations", async () => {
+    const folder = join(scratch, "fp8-recorded");
+    const most = ["--max-num-seqs", "160", "--max-num-batched-tokens", "160"];
+    const compiled = await run(["compile", goldenFolder("qwen3"), "-o", folder, ...cuda, ...fp8, "--dtype", "bfloat16", ...most]);
+    expect(compiled.code, compiled.stderr).toBe(0);
+    const { code, stdout, stderr } = await run(["verify", folder, "--golden", goldenFolder("qwen3"), "--json"], GPU);
+    expect(stdout, stderr).not.toBe("");
+    expect({ firstFailure: JSON.parse(stdout).firstFailure, code }).toEqual({ firstFailure: null, code: 0 });
+  });
+
+  it("is refused for a CPU, with what there is", async () => {
+    const compile = ["compile", pebble, "-o", join(scratch, "cpu"), "--target", "cpu:generic", ...fp8, ...limits];
+    const { code, stdout, stderr } = await run(compile);
+    expect(stderr).toMatch(
+      /^ingot: .*cpu:generic keeps no cache of fp8; choose --kv-cache-dtype auto, float32, bfloat16 or float16/m,
+    );
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
   });
 });

@@ -231,6 +231,15 @@ describe("verification against recorded activations", () => {
     expect((await shifted(0.021)).firstFailure).toMatchObject({ what: "logits" });
   });
 
+  it("allows a cache of fp8 1/32 more", async () => {
+    const shifted = async (by: number) => {
+      const plant: Plant = (o) => Object.assign(o, { logits: o.logits.map((x) => x * (1 + by)) });
+      const against = { dtype: "bfloat16", cache: "fp8_e4m3", reference: "here" } as const;
+      return (await verifyGolden(engine({ forward: plant, decode: plant }), golden, against)).firstFailure?.what;
+    };
+    expect([await shifted(0.051), await shifted(0.052)]).toEqual([undefined, "logits"]);
+  });
+
   it("says how many of the tokens are compared, from none to all", async () => {
     const seen: [number, number][] = [];
     await verifyGolden(engine(), golden, { dtype: "float32", cache: "f32", reference: "here" }, (done, total) =>
