@@ -76,6 +76,38 @@ it.each(["forward", "random"] as const)("draws the very token the reference draw
   expect([...ids]).toEqual(rows.map((row, r) => draw(distribution(logits[r]!, row), row)));
 });
 
+it.each(["forward", "reverse", "random", "greedy"] as const)(
+  "cuts rows of every scale where the reference cuts them, threads in %s order",
+  (order) => {
+    const vocab = 9001; // more than a thread has on its way at once
+    const some = (of: (i: number) => boolean, to: number) => (l: number, i: number) => (of(i) ? to : l);
+    const logits = [
+      normals(vocab, 1).map((l) => l - 40),
+      normals(vocab, 1e-3), // cut next to 0
+      normals(vocab, 1e-3).map((l) => l + 20),
+      normals(vocab, 300),
+      normals(vocab).map((l) => Math.round(l)),
+      normals(vocab)
+        .map((l) => Math.min(0, Math.round(l)))
+        .map(some((i) => i % 3 === 0, -0)),
+      normals(vocab)
+        .map((l) => Math.min(0, Math.round(l)))
+        .map(some((i) => i % 3 > 0, -0)),
+      normals(vocab, 0).map(some((i) => i === 77, 1e-40)),
+      normals(vocab).map(some((i) => i % 5 > 0, -1e9)),
+      normals(vocab).map(some((i) => i % 500 !== 0, Number.NEGATIVE_INFINITY)),
+    ];
+    // Fractions that f32 holds: of rows so flat, what is a token more or less.
+    const kinds: Partial<Row>[] = [{ topK: 50 }, { topK: 4000, topP: 0.875 }, { topP: 0.625 }, { topK: 8999, minP: 0.25 }];
+    const rows = logits.flatMap((_, l) =>
+      kinds.map((cut, i): Row => ({ ...plainRow, temperature: [1, 0.75, 2][l % 3]!, seed: [l, i], counter: 3 * i, ...cut })),
+    );
+    const of = (r: number) => logits[Math.floor(r / kinds.length)]!;
+    const { ids } = sample(vocab, rows, of, { order, checked: order !== "greedy" });
+    expect([...ids]).toEqual(rows.map((row, r) => draw(distribution(of(r), row), row)));
+  },
+);
+
 it("keeps or drops equal logits together", () => {
   const logits = Float32Array.from([3, 1, 3, 2, 3, 2, 0, 2, 3, -1, 2]);
   const drawn = (cut: Partial<Row>) => {
