@@ -186,21 +186,28 @@ function attention(s: AttentionKernel, sharedBytes: number): Choice {
     );
   if (!units) {
     if (kv.dtype !== "f32") throw new UnsupportedError(`${s.name}: a cache of ${kv.dtype} has no kernel on CUDA`);
-    return { skeleton: "paged_attention_simt", grid: [...extent(s.q.rows), kv.numKvHeads, "mul"], threads: 128 };
+    const warps = 4;
+    return {
+      skeleton: "paged_attention_simt",
+      grid: [...extent(s.q.rows), kv.numKvHeads, "mul"],
+      threads: 32 * warps,
+      sharedBytes: 4 * group * (headDim + warps * (headDim + 2)), // queries; every warp's sums, largest scores and weights
+    };
   }
   const rows = tileRows(headDim);
   const pitch = (headDim + 8) * 2;
-  // Keys and values of one tile, as they are multiplied, and as they are copied where that is something else.
-  const pair = 2 * CUDA_KV_BLOCK_SIZE;
   const isNarrow = kv.dtype === "fp8_e4m3";
-  const bytes = (stages: number) => rows * pitch + (isNarrow ? pair * (pitch + stages * headDim) : stages * pair * pitch);
-  const stages = bytes(2) <= sharedBytes ? 2 : 1; // the next keys and values arrive meanwhile, where there is room
+  const stages = 2; // the next keys and values arrive meanwhile
+  // Keys and values of a tile, as they are multiplied, and as they are copied where that is something else.
+  const bytes = (tileKeys: number) => rows * pitch + 2 * tileKeys * (isNarrow ? pitch + stages * headDim : stages * pitch);
+  // Half a block of large heads at a time, where a whole one has no room.
+  const tileKeys = bytes(CUDA_KV_BLOCK_SIZE) <= sharedBytes ? CUDA_KV_BLOCK_SIZE : CUDA_KV_BLOCK_SIZE / 2;
   return {
     skeleton: "paged_attention_mma",
     grid: [...extent(s.q.rows), kv.numKvHeads * (units.cut.maxChunks + 1), "mul", MOST_ATTENTION_BLOCKS, "min"],
     threads: 2 * rows,
-    sharedBytes: bytes(stages),
-    blocking: { stages },
+    sharedBytes: bytes(tileKeys),
+    blocking: { stages, tileKeys },
   };
 }
 

@@ -3,7 +3,7 @@
 // over the positions p of token t's own sequence: 0 … positions[t]
 // Queries and weights are rounded to bf16, of which tensor cores make f32 sums.
 //
-// Cache of the layer: [block][kv head][K | V][64 tokens][128] bf16: a block of keys or of values is one tile.
+// Cache of the layer: [block][kv head][K | V][64 tokens][128] bf16; keys or values of 64 tokens are one tile.
 //
 // Grid: blocks take units of the plan in turns, each with a kv head; rows are the 2 query heads of that head in the unit's tokens. Up to
 // sixteen rows: warps share the keys of a tile, and their sums are merged in order. More: a warp has sixteen rows and takes every key.
@@ -20,6 +20,7 @@ constexpr int kHeadDim = 128;
 constexpr int kHeads = 16;
 constexpr int kKvHeads = 8;
 constexpr int kGroup = kHeads / kKvHeads;
+constexpr int kBlockSize = 64;
 constexpr int kKeys = 64;  // of a tile
 constexpr int kWarps = 128 / 32;
 constexpr int kThreads = 128;
@@ -222,11 +223,12 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
     const int tile0 = begin / kKeys, num_tiles = ceil_div(end, kKeys) - tile0;
     const auto copy = [&](int tile) {
       if (tile < num_tiles) {
-        const cached* keys = cache + (int64_t(table[tile0 + tile]) * kKvHeads + kv_head) * 2 * kKeys * kHeadDim;
-        cached* stage = stages + tile % kStages * 2 * kTile;
         const int key0 = (tile0 + tile) * kKeys;
+        const cached* block = cache + (int64_t(table[key0 / kBlockSize]) * kKvHeads + kv_head) * 2 * kBlockSize * kHeadDim;
+        const cached* keys = block + key0 % kBlockSize * kHeadDim;
+        cached* stage = stages + tile % kStages * 2 * kTile;
         copy_tile(stage, keys, begin - key0, end - key0);
-        copy_tile(stage + kTile, keys + kKeys * kHeadDim, begin - key0, end - key0);
+        copy_tile(stage + kTile, keys + kBlockSize * kHeadDim, begin - key0, end - key0);
       }
       commit_copies();
     };
@@ -247,6 +249,7 @@ INGOT_KERNEL(128, 1) paged_attention_bf16_16x8x128(
       const int key0 = (tile0 + tile) * kKeys;
       if (is_few) {
         constexpr int kShare = kKeys / kWarps;
+        static_assert(kShare % 16 == 0, "a warp multiplies sixteen keys at a time");
         const int n = warp_id() * kShare;
         sums.add<kShare>(q_tile, keys + n * kPitch, keys + kTile + n * kPitch, key0 + n, first, last);
       } else {

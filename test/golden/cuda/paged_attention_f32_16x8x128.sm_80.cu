@@ -54,10 +54,11 @@ INGOT_KERNEL(128, 1) paged_attention_f32_16x8x128(
     const int32_t* num_rows,  // rows of this step
     const int32_t* blocks_per_table  // entries of a block table
 ) {
-  INGOT_SHARED(float, queries, kGroup * kHeadDim);
-  INGOT_SHARED(float, sums, kWarps * kGroup * kHeadDim);
-  INGOT_SHARED(float, maxima, kWarps * kGroup);
-  INGOT_SHARED(float, weights, kWarps * kGroup);
+  INGOT_DYNAMIC_SHARED(memory);
+  float* queries = (float*)memory;                    // (kGroup, kHeadDim)
+  float* sums = queries + kGroup * kHeadDim;          // (kWarps, kGroup, kHeadDim)
+  float* maxima = sums + kWarps * kGroup * kHeadDim;  // (kWarps, kGroup)
+  float* weights = maxima + kWarps * kGroup;          // (kWarps, kGroup)
   wait_for_inputs();
   const int t = block_id() / kKvHeads, kv_head = block_id() % kKvHeads;
   if (t >= *num_rows) return;

@@ -1,10 +1,11 @@
 /** Cache writes, units and attention as CUDA text on the emulator, under its checker, against their specs' meaning. */
 import { describe, expect, it } from "vitest";
+import { cudaDialects } from "../../../compiler/codegen/cuda/dialect.ts";
 import type { KernelEnvironment } from "../../../compiler/kernels/environment.ts";
 import { forBlocks } from "../../../compiler/kernels/for-blocks.ts";
 import { interpretKernel } from "../../../compiler/kernels/interpret.ts";
 import type { AttentionKernel, KernelSpec } from "../../../compiler/kernels/spec.ts";
-import { plansAttention } from "../../../compiler/schedule/cuda.ts";
+import { plansAttention, scheduleCudaKernel } from "../../../compiler/schedule/cuda.ts";
 import { relativeError } from "../../support/closeness.ts";
 import { type CudaKernelResult, type CudaRunOptions, runCudaKernel } from "../../support/cuda-kernel.ts";
 import {
@@ -100,6 +101,43 @@ describe("attention", () => {
     const spec = attentionSpec({ heads: 4, kvHeads: 2, headDim });
     expect(attend(spec, mixed)).toBeLessThan(6e-3);
     expect(attend(spec, lone)).toBeLessThan(6e-3);
+  });
+
+  it.each([
+    ["forward", 256, "fp8_e4m3", null],
+    ["reverse", 192, "bf16", null],
+    ["random", 256, "f16", 150],
+    ["greedy", 256, "fp8_e4m3", 40],
+  ] as const)(
+    "takes keys by half blocks where whole ones have no room, threads in %s order, heads of %i of %s, window %s",
+    (order, headDim, dtype, window) => {
+      const spec = attentionSpec({ heads: 4, kvHeads: 1, headDim, dtype, window });
+      for (const sequences of [mixed.slice(1), lone.slice(1)]) {
+        expect(attend(spec, sequences, { order })).toBeLessThan(dtype === "f16" ? 3e-3 : 6e-3);
+      }
+    },
+  );
+
+  it.each(["forward", "reverse", "random", "greedy"] as const)(
+    "holds sixteen f32 heads of 256 that share their keys, threads in %s order",
+    (order) => {
+      const spec = attentionSpec({ heads: 16, kvHeads: 1, headDim: 256, dtype: "f32" });
+      expect(attend(spec, mixed.slice(0, 3), { order })).toBeLessThan(5e-6);
+    },
+  );
+
+  it.each(["sm_80", "sm_90a"] as const)("has room for every head, group and cache that is supported on %s", (arch) => {
+    for (const dtype of ["f32", "f16", "bf16", "fp8_e4m3"] as const) {
+      for (let headDim = 16; headDim <= 256; headDim += 16) {
+        for (const heads of [1, 3, 16]) {
+          const spec = attentionSpec({ heads, kvHeads: 1, headDim, dtype });
+          const attention = forBlocks([spec], (s) => plansAttention(s.kv.dtype)).at(-1)!;
+          const { sharedBytes, threads, blocking } = scheduleCudaKernel(attention, cudaDialects[arch], 4096);
+          expect(sharedBytes).toBeLessThanOrEqual(cudaDialects[arch].sharedBytes);
+          if (dtype !== "f32") expect(((16 * 32 * blocking.tileKeys!) / threads) % 256).toBe(0); // every warp shares whole tiles
+        }
+      }
+    }
   });
 
   it.each(["reverse", "random", "greedy"] as const)("splits a lone token's chunks, threads in %s order", (order) => {
