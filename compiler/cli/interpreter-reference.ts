@@ -17,10 +17,11 @@ import { kernelTarget } from "../plan/kernel-target.ts";
 import { PackedWeightsReader } from "../weights/unpack.ts";
 import { architectureOption, configOfEngine, isSameGraph } from "./architecture-of.ts";
 import type { ReferencePrompt } from "./golden.ts";
-import { FP8_CACHE_TOLERANCE } from "./verification.ts";
 
 /** Largest ‖Δ‖/‖ref‖ where nothing is rounded below f32. Seen, in models of 2, 6 and 28 layers: up to 3e-6. */
 const F32_TOLERANCE = 2e-5;
+/** The same over a cache of e4m3, which both round. Seen, in 2 to 6 layers: up to 0.013; 0.16 where a router chose another expert. */
+const FP8_TOLERANCE = 2 ** -5;
 /** Unit roundoff u of the narrow dtypes. */
 const UNIT: Readonly<Record<string, number>> = { f16: 2 ** -11, bf16: 2 ** -8 };
 
@@ -32,14 +33,14 @@ const UNIT: Readonly<Record<string, number>> = { f16: 2 ** -11, bf16: 2 ** -8 };
  * Seen: up to u/35 a layer. In the inputs of every product: e soon is a share of u, and that of the layers adds up as √layers.
  * Seen: up to 0.4 · u · √layers. Five to six times that is allowed.
  *
- * Over a cache of fp8 queries and attention's weights are rounded to bf16 as well; what such a cache adds at all is allowed once. Seen, in
- * 6 layers of f32: a sixth of it.
+ * Over a cache of fp8 queries and attention's weights are rounded to bf16 as well. Growth of its u by layer would allow anything: models of
+ * all depths have one bound.
  */
 export function interpreterTolerance({ target, model, kvCache }: Manifest): number {
   const { numLayers } = model;
   const input = kernelTarget(target).linearInput(computeDType(model.dtype));
   const isFp8 = kvCache.dtype === "fp8_e4m3";
-  const ofCache = isFp8 ? FP8_CACHE_TOLERANCE : ((UNIT[kvCache.dtype] ?? 0) * numLayers) / 6;
+  const ofCache = isFp8 ? FP8_TOLERANCE : ((UNIT[kvCache.dtype] ?? 0) * numLayers) / 6;
   const ofInputs = (UNIT[input] ?? 0) * 2 * Math.sqrt(numLayers);
   return Math.max(F32_TOLERANCE, ofCache, ofInputs);
 }
