@@ -214,7 +214,7 @@ describe("ingot compile", () => {
       // A compiler of its own and a cache of its own: every kernel is built, slowly.
       const env = { CXX: slow, INGOT_CACHE: join(scratch, `cache-${signal}`) };
       const { child, ended } = start(["compile", pebble, "-o", folder, "--max-num-seqs", "2"], { env });
-      while (!readdirSync(place).some((name) => name.includes(".tmp-") && existsSync(join(place, name, "weights.bin")))) {
+      while (!readdirSync(place).some((name) => name.includes(".tmp-") && existsSync(join(place, name, "kernels")))) {
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
       child.kill(signal);
