@@ -1,47 +1,10 @@
-import { join } from "node:path";
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { CudaExecutorOptions, NativeCudaExecutor } from "../../runtime/native.ts";
-import { calls, type FakeDevice, setFakeDevice } from "../support/fake-cuda.ts";
-import { ARENA_BYTES, cudaOptions, step, temporary, testKernels, weightsOf } from "./cuda-library.ts";
-import { testAddon } from "./kernel-library.ts";
+import { describe, expect, it } from "vitest";
+import { calls } from "../support/fake-cuda.ts";
+import { ARENA_BYTES, step, testKernels, weightsOf } from "./cuda-library.ts";
+import { appending, cudaSession, input, output, symbols } from "./cuda-session.ts";
 
-const native = testAddon();
-const executors: NativeCudaExecutor[] = [];
-let log = "";
-
-function create(changes: Partial<CudaExecutorOptions>, device: FakeDevice = {}): NativeCudaExecutor {
-  setFakeDevice({ log, ...device });
-  const executor = native.createCudaExecutor(cudaOptions(changes));
-  executors.push(executor);
-  return executor;
-}
-
-// Builds driver and kernels, which takes longer than a test may.
-beforeAll(() => void cudaOptions({}));
-
-beforeEach(() => {
-  log = join(temporary(), "driver.log");
-});
-
-// Every test is one of leaks as well.
-afterEach(async () => {
-  await Promise.all(executors.splice(0).map((executor) => executor.close()));
-  expect(calls(log, "leak")).toEqual([]);
-  expect(calls(log, "cuDevicePrimaryCtxRetain").length).toBe(calls(log, "cuDevicePrimaryCtxRelease").length);
-});
-
-const symbols = (t: number, b = 1, s = 1, p = 1): Int32Array => Int32Array.of(t, b, s, p);
-const input = (bytes: number) => ({ bytes, isOutput: false });
-const output = (bytes: number) => ({ bytes, isOutput: true });
-
-/** A program that appends its input to what the run before left in its output. */
-const appending: Partial<CudaExecutorOptions> = {
-  arrays: [input(4), output(4)],
-  programs: [
-    { steps: [step("append", ["T"], ["array", 0], ["array", 1])] },
-    { steps: [step("set_to", [1], ["array", 0], ["array", 1])] },
-  ],
-};
+const session = cudaSession();
+const { create } = session;
 
 describe("a launch", () => {
   it("gets addresses in arena, weights, KV cache and arrays, and of symbols", async () => {
@@ -79,7 +42,7 @@ describe("a launch", () => {
       await executor.run(0, symbols(t, 3, 2, 5), symbols(16, 4, 4, 8), [seen], []);
       expect([...seen]).toEqual([4 * 4 + 8 + 4, t, 3, 2, 5]);
     }
-    expect(calls(log, "cuGraphLaunch")).toHaveLength(2);
+    expect(calls(session.log, "cuGraphLaunch")).toHaveLength(2);
   });
 
   it("of no blocks is left out", async () => {
@@ -89,7 +52,7 @@ describe("a launch", () => {
     const arena = new Uint8Array(4);
     await executor.run(0, symbols(1, 1, 0), symbols(1, 1, 0), [], [{ step: 1, offset: 0, into: arena }]);
     expect(new Int32Array(arena.buffer)[0]).toBe(1);
-    expect(calls(log, "cuLaunchKernelEx")).toHaveLength(1);
+    expect(calls(session.log, "cuLaunchKernelEx")).toHaveLength(1);
   });
 
   it("may have more shared memory than 48 KB where the device has it", async () => {
@@ -100,7 +63,7 @@ describe("a launch", () => {
     const out = new Int32Array(1);
     await create(big, { sm: 80 }).run(0, symbols(1), symbols(1), [out], []);
     expect(out[0]).toBe(25_599);
-    expect(calls(log, "cuFuncSetAttribute")).toEqual(["cuFuncSetAttribute 8 102400"]);
+    expect(calls(session.log, "cuFuncSetAttribute")).toEqual(["cuFuncSetAttribute 8 102400"]);
     expect(() => create(big, { sm: 86 })).toThrow(
       "kernel through_shared needs 102400 bytes of shared memory a block, NVIDIA Fake 86 (sm_86), driver 12.4 has 101376: " +
         "build again with `ingot compile <model> --target cuda:sm_80`",
@@ -112,7 +75,7 @@ describe("a launch", () => {
     const asking = kernels.map((kernel) => ({ ...kernel, sharedBytes: Math.max(48 << 10, kernel.sharedBytes) }));
     const executor = create({ kernels: asking, programs: [{ steps: [step("count_up", [1], ["arena", 0])] }] }, { sm: 80 });
     await executor.run(0, symbols(1), symbols(1), [], []);
-    expect(calls(log, "cuLaunchKernelEx")).toEqual(["cuLaunchKernelEx count_up blocks=1 threads=32 shared=49152"]);
+    expect(calls(session.log, "cuLaunchKernelEx")).toEqual(["cuLaunchKernelEx count_up blocks=1 threads=32 shared=49152"]);
   });
 
   it.each([
@@ -125,7 +88,9 @@ describe("a launch", () => {
     const executor = create({ ...testKernels(architecture), programs: [{ steps: [count, count, count] }] }, device);
     const arena = new Uint8Array(4);
     const launches = () =>
-      calls(log, "cuLaunchKernelEx").map((line) => line.replace("cuLaunchKernelEx count_up blocks=1 threads=32 shared=0", ""));
+      calls(session.log, "cuLaunchKernelEx").map((line) =>
+        line.replace("cuLaunchKernelEx count_up blocks=1 threads=32 shared=0", ""),
+      );
     await executor.run(0, symbols(1), symbols(1), [], []);
     expect(launches()).toEqual(overlaps);
     // What is watched step by step is not.
@@ -141,10 +106,10 @@ describe("a run", () => {
       arrays: [output(512), input(8192), input(64), output(4)],
       programs: [{ steps: [step("append", [1], ["array", 2], ["array", 3])] }],
     });
-    const before = calls(log).length;
+    const before = calls(session.log).length;
     const arrays = [new Int32Array(100), new Int32Array(10), Int32Array.of(4), new Int32Array(1)];
     await executor.run(0, symbols(1), symbols(1), arrays, []);
-    const copies = calls(log)
+    const copies = calls(session.log)
       .slice(before)
       .filter((line) => line.startsWith("cuMemcpy"));
     // Symbols, 64 bytes and 40 of 8,192, each at a multiple of 256; then 4 bytes and 400 of 512.
@@ -153,7 +118,7 @@ describe("a run", () => {
 
   it("is captured as a graph when its launch symbols come again, and replayed from then on", async () => {
     const executor = create(appending);
-    const graphs = () => [calls(log, "cuStreamBeginCapture").length, calls(log, "cuGraphLaunch").length];
+    const graphs = () => [calls(session.log, "cuStreamBeginCapture").length, calls(session.log, "cuGraphLaunch").length];
     const total = new Int32Array(1);
     const run = (x: number, t: number, program = 0) =>
       executor.run(program, symbols(t), symbols(8 * Math.ceil(t / 8)), [Int32Array.of(x), total], []);
@@ -170,7 +135,7 @@ describe("a run", () => {
     await run(6, 16);
     expect(graphs()).toEqual([2, 4]);
     expect(total[0]).toBe(123456);
-    expect(calls(log, "cuLaunchKernelEx append").map((line) => /blocks=\d+/.exec(line)![0])).toEqual([
+    expect(calls(session.log, "cuLaunchKernelEx append").map((line) => /blocks=\d+/.exec(line)![0])).toEqual([
       "blocks=8",
       "blocks=8",
       "blocks=16",
@@ -186,17 +151,17 @@ describe("a run", () => {
       await run(t);
       await run(t);
     }
-    expect(calls(log, "cuGraphExecDestroy")).toHaveLength(2);
-    const captured = calls(log, "cuStreamBeginCapture").length;
+    expect(calls(session.log, "cuGraphExecDestroy")).toHaveLength(2);
+    const captured = calls(session.log, "cuStreamBeginCapture").length;
     await run(3);
-    expect(calls(log, "cuStreamBeginCapture")).toHaveLength(captured);
+    expect(calls(session.log, "cuStreamBeginCapture")).toHaveLength(captured);
     await run(2);
     await run(2);
-    expect(calls(log, "cuStreamBeginCapture")).toHaveLength(captured + 1);
+    expect(calls(session.log, "cuStreamBeginCapture")).toHaveLength(captured + 1);
     // 4 went for 2: 3, captured before it, was used since.
-    const replayed = calls(log, "cuGraphLaunch").length;
+    const replayed = calls(session.log, "cuGraphLaunch").length;
     await run(3);
-    expect(calls(log, "cuGraphLaunch")).toHaveLength(replayed + 1);
+    expect(calls(session.log, "cuGraphLaunch")).toHaveLength(replayed + 1);
   });
 
   it("with an array beyond its room moves the arrays, captures again and keeps outputs", async () => {
@@ -219,20 +184,20 @@ describe("a run", () => {
     await run(0, 1);
     await run(0, 2);
     await run(0, 3);
-    expect(calls(log, "cuGraphLaunch")).toHaveLength(2);
-    const allocations = calls(log, "cuMemAlloc").length;
+    expect(calls(session.log, "cuGraphLaunch")).toHaveLength(2);
+    const allocations = calls(session.log, "cuMemAlloc").length;
     const before = run(0, 4);
     const grown = run(0, 0, 0, 0, 0, 5); // 20 bytes, while another run is in flight
     await before;
     expect(total[0]).toBe(1234);
     await grown;
     expect([last[0], total[0]]).toEqual([5, 12345]);
-    expect(calls(log, "cuMemAlloc")).toHaveLength(allocations + 1);
-    expect(calls(log, "cuGraphExecDestroy")).toHaveLength(1);
+    expect(calls(session.log, "cuMemAlloc")).toHaveLength(allocations + 1);
+    expect(calls(session.log, "cuGraphExecDestroy")).toHaveLength(1);
     await run(0, 0, 0, 0, 0, 0, 6); // fits what was made room for
-    expect(calls(log, "cuMemAlloc")).toHaveLength(allocations + 1);
+    expect(calls(session.log, "cuMemAlloc")).toHaveLength(allocations + 1);
     expect(total[0]).toBe(123456);
-    expect(calls(log, "cuStreamBeginCapture")).toHaveLength(2);
+    expect(calls(session.log, "cuStreamBeginCapture")).toHaveLength(2);
   });
 });
 
@@ -242,7 +207,7 @@ describe("two runs in flight", () => {
     const order: string[] = [];
     const [first, second] = [new Int32Array(1), new Int32Array(1)];
     await executor.run(1, symbols(1), symbols(1), [Int32Array.of(0), first], []);
-    const before = calls(log).length;
+    const before = calls(session.log).length;
     const runs = [
       executor.run(0, symbols(20_000), symbols(20_000), [Int32Array.of(1), first], []).then(() => order.push("first")),
       executor.run(0, symbols(1), symbols(1), [Int32Array.of(2), second], []).then(() => order.push("second")),
@@ -254,7 +219,7 @@ describe("two runs in flight", () => {
     await Promise.all(runs);
     expect(order).toEqual(["first", "second"]);
     expect([first[0], second[0]]).toEqual([1, 12]);
-    const lines = calls(log).slice(before);
+    const lines = calls(session.log).slice(before);
     const launched = lines.findIndex((line) => line.includes("append blocks=1 "));
     const done = lines.indexOf("cuEventQuery"); // the first that does not say "not ready"
     expect(launched).toBeGreaterThan(0);
@@ -302,16 +267,16 @@ describe("watching a run", () => {
     const run = () => executor.run(0, symbols(40_000), symbols(40_000), [new Int32Array(1), new Int32Array(1)], []);
     await run();
     await run();
-    const graphs = calls(log, "cuGraphLaunch").length;
+    const graphs = calls(session.log, "cuGraphLaunch").length;
     expect(executor.profile(true)).toHaveLength(0);
     const total = await run();
     const ms = executor.profile(false);
     expect(ms).toHaveLength(3);
     expect(ms[1]).toBeGreaterThan(ms[0]! + ms[2]!);
     expect(ms[0]! + ms[1]! + ms[2]!).toBeLessThanOrEqual(total * 1.001 + 0.001);
-    expect(calls(log, "cuGraphLaunch")).toHaveLength(graphs);
+    expect(calls(session.log, "cuGraphLaunch")).toHaveLength(graphs);
     await run();
-    expect(calls(log, "cuGraphLaunch")).toHaveLength(graphs + 1);
+    expect(calls(session.log, "cuGraphLaunch")).toHaveLength(graphs + 1);
     expect(executor.profile(false)).toEqual(ms);
   });
 });

@@ -1,48 +1,12 @@
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { CudaExecutorOptions, NativeCudaExecutor } from "../../runtime/native.ts";
-import { calls, type FakeDevice, setFakeDevice } from "../support/fake-cuda.ts";
-import { cudaOptions, libraryOf, step, temporary, testKernelImage } from "./cuda-library.ts";
-import { testAddon } from "./kernel-library.ts";
+import { describe, expect, it } from "vitest";
+import type { NativeCudaExecutor } from "../../runtime/native.ts";
+import { calls } from "../support/fake-cuda.ts";
+import { cudaOptions, libraryOf, step, testKernelImage } from "./cuda-library.ts";
+import { appending, cudaSession, output, symbols } from "./cuda-session.ts";
 
-const native = testAddon();
-const executors: NativeCudaExecutor[] = [];
-let log = "";
-
-function create(changes: Partial<CudaExecutorOptions>, device: FakeDevice = {}): NativeCudaExecutor {
-  setFakeDevice({ log, ...device });
-  const executor = native.createCudaExecutor(cudaOptions(changes));
-  executors.push(executor);
-  return executor;
-}
-
-// Builds driver and kernels, which takes longer than a test may.
-beforeAll(() => void cudaOptions({}));
-
-beforeEach(() => {
-  log = join(temporary(), "driver.log");
-});
-
-// Every test is one of leaks as well.
-afterEach(async () => {
-  await Promise.all(executors.splice(0).map((executor) => executor.close()));
-  expect(calls(log, "leak")).toEqual([]);
-  expect(calls(log, "cuDevicePrimaryCtxRetain").length).toBe(calls(log, "cuDevicePrimaryCtxRelease").length);
-});
-
-const symbols = (t: number, b = 1, s = 1, p = 1): Int32Array => Int32Array.of(t, b, s, p);
-const input = (bytes: number) => ({ bytes, isOutput: false });
-const output = (bytes: number) => ({ bytes, isOutput: true });
-
-/** A program that appends its input to what the run before left in its output. */
-const appending: Partial<CudaExecutorOptions> = {
-  arrays: [input(4), output(4)],
-  programs: [
-    { steps: [step("append", ["T"], ["array", 0], ["array", 1])] },
-    { steps: [step("set_to", [1], ["array", 0], ["array", 1])] },
-  ],
-};
+const session = cudaSession();
+const { create } = session;
 
 describe("a call of the driver that fails", () => {
   it("in the middle of a run rejects it, and the next run has its own inputs", async () => {
@@ -74,22 +38,21 @@ describe("a call of the driver that fails", () => {
 
   it("to make the context current gives the context back", () => {
     expect(() => create({}, { fail: "cuCtxSetCurrent 1" })).toThrow("cuCtxSetCurrent failed: CUDA_ERROR_INVALID_VALUE");
-    expect(calls(log, "cuDevicePrimaryCtxRelease")).toHaveLength(1);
+    expect(calls(session.log, "cuDevicePrimaryCtxRelease")).toHaveLength(1);
   });
 
   it("anywhere is told, leaves nothing behind and hangs nothing", async () => {
     const outcomes = { loading: 0, running: 0 };
     let happened = true;
     for (let n = 1; happened; n++) {
-      log = join(temporary(), "driver.log");
-      setFakeDevice({ log, fail: `* ${n}` });
+      session.begin();
       let executor: NativeCudaExecutor | undefined;
       try {
-        executor = native.createCudaExecutor(cudaOptions({ ...appending, kvBytes: 0 }));
+        executor = create({ ...appending, kvBytes: 0 }, { fail: `* ${n}` });
       } catch (error) {
         expect((error as Error).message).toMatch(/failed on purpose/);
         outcomes.loading++;
-        expect(calls(log, "leak")).toEqual([]);
+        expect(calls(session.log, "leak")).toEqual([]);
         continue;
       }
       const run = (into: Uint8Array[] = []) => {
@@ -100,16 +63,16 @@ describe("a call of the driver that fails", () => {
       executor.profile(true);
       const last = await Promise.allSettled([run([new Uint8Array(4)]), run()]);
       await executor.close();
-      happened = calls(log).some((line) => line.includes("failed on purpose"));
+      happened = calls(session.log).some((line) => line.includes("failed on purpose"));
       const rejected = [...first, ...last].filter(({ status }) => status === "rejected");
-      expect([n, rejected.length > 0, calls(log).filter((line) => line.includes("failed on purpose"))]).toEqual([
+      expect([n, rejected.length > 0, calls(session.log).filter((line) => line.includes("failed on purpose"))]).toEqual([
         n,
         happened,
         happened ? [expect.anything()] : [],
       ]);
       if (happened) outcomes.running++;
-      expect(calls(log, "leak")).toEqual([]);
-      expect(calls(log, "cuDevicePrimaryCtxRetain").length).toBe(calls(log, "cuDevicePrimaryCtxRelease").length);
+      expect(calls(session.log, "leak")).toEqual([]);
+      expect(calls(session.log, "cuDevicePrimaryCtxRetain").length).toBe(calls(session.log, "cuDevicePrimaryCtxRelease").length);
     }
     expect(outcomes.loading).toBeGreaterThan(30);
     expect(outcomes.running).toBeGreaterThan(30);
