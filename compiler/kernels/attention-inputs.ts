@@ -76,6 +76,7 @@ export function storeKv({ store, qRoot, headDim, inner, ...chains }: AttentionIn
   const naming = values.bufferAt(qRoot) ? { name: `v${qRoot.id}_heads` } : {};
   return {
     kind: "store_kv",
+    projection: null,
     q,
     k,
     v,

@@ -14,6 +14,7 @@ import type {
   BufferValue,
   ExpertSumKernel,
   Expr,
+  HeadChain,
   KernelSpec,
   LinearKernel,
 } from "./spec.ts";
@@ -83,6 +84,39 @@ export function normsIntoLinears(
     linears.set(linear, named({ ...linear, x, norm: { gain, eps, dtype: out.dtype }, nodes }));
   });
   return kernels.flatMap((spec) => (absorbed.has(spec) ? [] : [linears.get(spec) ?? spec]));
+}
+
+/**
+ * Linears that make heads, for few rows, become one kernel with what normalizes, rotates and stores them: the last block of a head to come
+ * does it. Only where what the linear reads lives on, so that no head is written over what other blocks still read, and its columns are the
+ * heads; `may` says of which linears.
+ */
+export function projectionsIntoHeads(
+  kernels: readonly KernelSpec[],
+  may: (linear: LinearKernel) => boolean,
+): readonly KernelSpec[] {
+  const lastRead = new Map<string, number>();
+  kernels.forEach((spec, i) => {
+    for (const value of buffersOf(spec)) lastRead.set(value.name, i);
+  });
+  const absorbed = new Set<KernelSpec>();
+  const merged = new Map<KernelSpec, KernelSpec>();
+  kernels.forEach((heads, at) => {
+    if (heads.kind !== "store_kv" || heads.projection) return;
+    const linear = kernels.find((k): k is LinearKernel => k.kind === "linear" && k.out.name === heads.q.x.name);
+    const { q, k, v, headDim } = heads;
+    const inOrder = (col: number, c: HeadChain) => (c.x.name === q.x.name && c.col === col ? col + c.numHeads * headDim : -1);
+    const columns = [q, k, v].reduce(inOrder, 0);
+    if (linear?.ways !== 1 || columns !== linear.n || lastRead.get(linear.out.name) !== at || !may(linear)) return;
+    const readsWhatLives = buffersOf(linear).every((b) => b.name === linear.out.name || lastRead.get(b.name)! > at);
+    if (!readsWhatLives) return;
+    const numHeads = q.numHeads + k.numHeads + v.numHeads;
+    const counters: BufferValue = { ...linear.out, name: "head_counters", dtype: "i32", rows: 1, cols: numHeads };
+    const nodes = [...linear.nodes, ...heads.nodes];
+    absorbed.add(linear);
+    merged.set(heads, named({ ...heads, projection: { linear, counters }, nodes }));
+  });
+  return kernels.flatMap((spec) => (absorbed.has(spec) ? [] : [merged.get(spec) ?? spec]));
 }
 
 /** In how many parts a linear's sums are made, how many tiles of them there are at most, and how many sums a tile has. */

@@ -99,7 +99,8 @@ const meaning: { readonly [K in KernelKind]: (spec: KernelOf<K>, env: KernelEnvi
   },
 
   store_kv(spec, env) {
-    const { headDim } = spec;
+    const { headDim, projection } = spec;
+    if (projection) interpretKernel(projection.linear, env);
     const out = new Float32Array(rowCount(spec.out, env) * spec.out.cols);
     const kv = env.kv(spec.kv.layer);
     const width = spec.kv.numKvHeads * headDim;

@@ -37,12 +37,14 @@ const order: { readonly [K in KernelKind]: (spec: KernelOf<K>) => KernelArg[] } 
   ],
   rope_angles: (s) => [value(s.positions), ...optional(s.long?.seqIds), ...optional(s.long?.seqLens), value(s.out)],
   store_kv: (s) => [
-    ...headSources(s).map(value),
+    ...(s.projection ? kernelArgs(s.projection.linear).slice(0, -1) : headSources(s).map(value)),
     ...[s.q, s.k].flatMap((chain) => [...optional(chain.norm?.gain), ...optional(chain.rope?.angles)]),
     value(s.kv),
     value(s.positions),
     value(s.seqIds),
     value(s.blockTables),
+    ...kernelScratch(s).map(value),
+    ...optional(s.projection?.linear.out),
     value(s.out),
   ],
   paged_attention: (s) => [
@@ -84,11 +86,13 @@ export function kernelArgs(spec: KernelSpec): KernelArg[] {
 export function kernelOutputs(spec: KernelSpec): readonly BufferValue[] {
   if (spec.kind === "sample") return [];
   if (spec.kind === "attention_units") return [spec.units.plan];
+  if (spec.kind === "store_kv" && spec.projection) return [spec.projection.linear.out, spec.out];
   return spec.kind === "route" ? spec.outs.map((o) => o.value) : [spec.out];
 }
 
 /** Buffers that kernels of one kind share, whose contents are nobody's result: i32 ones are 0 between kernels, others hold anything. */
 export function kernelScratch(spec: KernelSpec): readonly BufferValue[] {
+  if (spec.kind === "store_kv") return spec.projection ? [spec.projection.counters] : [];
   const parts = spec.kind === "linear" ? spec.split : spec.kind === "paged_attention" ? spec.units : null;
   return parts ? [parts.counters, parts.partials] : [];
 }

@@ -170,9 +170,18 @@ export interface RopeAnglesKernel extends Common {
   readonly out: BufferValue;
 }
 
+/** A linear whose columns are heads, side by side, and by what its blocks know that all of a head's are there. */
+export interface HeadProjection {
+  readonly linear: LinearKernel;
+  /** i32 (1, heads), all 0 between kernels */
+  readonly counters: BufferValue;
+}
+
 /** For each token (T) normalizes and rotates heads: q into `out`, k and v into the cache. Most models have one projection for all. */
 export interface StoreKvKernel extends Common {
   readonly kind: "store_kv";
+  /** What makes the rows first, in the same kernel; null where they are there. */
+  readonly projection: HeadProjection | null;
   readonly q: HeadChain;
   readonly k: HeadChain;
   readonly v: HeadChain;

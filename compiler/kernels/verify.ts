@@ -75,6 +75,7 @@ const widths: { readonly [K in KernelKind]: (spec: KernelOf<K>) => Widths } = {
     "frequencies of short and long sequences": [s.invFreq.length, (s.long ?? s).invFreq.length],
   }),
   store_kv: (s) => ({
+    ...(s.projection ? widths.linear(s.projection.linear) : {}),
     "columns of q": [s.q.numHeads * s.headDim, s.out.cols],
     "heads of k, v and the cache": [s.k.numHeads, s.v.numHeads, s.kv.numKvHeads],
     "sizes of a head": [s.headDim, s.kv.headDim],

@@ -6,7 +6,7 @@ import { cudaParameters } from "../codegen/cuda/params.ts";
 import { renderCudaKernel } from "../codegen/cuda/render.ts";
 import { readTemplate } from "../codegen/template.ts";
 import { dtypeBytes, maxOf } from "../ir/tensor-type.ts";
-import { forBlocks, normsIntoLinears, splitLinears } from "../kernels/for-blocks.ts";
+import { forBlocks, normsIntoLinears, projectionsIntoHeads, splitLinears } from "../kernels/for-blocks.ts";
 import type { LinearKernel } from "../kernels/spec.ts";
 import { MOST_VECTOR_TOKENS, plansAttention, scheduleCudaKernel, splitOf } from "../schedule/cuda.ts";
 import type { KernelTarget } from "./kernel-target.ts";
@@ -25,7 +25,10 @@ export function cudaTarget(arch: CudaArch): KernelTarget {
     legalizeKernels: (kernels) => forBlocks(kernels, (spec) => plansAttention(spec.kv.dtype)),
     fuseKernels: (kernels, maxTokens, wanted) => {
       const fits = ({ k, w }: LinearKernel) => maxTokens * k * dtypeBytes[w.dtype] <= PROLOGUE_BYTES;
-      if (maxTokens <= MOST_VECTOR_TOKENS) return normsIntoLinears(kernels, wanted, fits);
+      if (maxTokens <= MOST_VECTOR_TOKENS) {
+        const fused = normsIntoLinears(kernels, wanted, fits);
+        return projectionsIntoHeads(fused, (linear) => !wanted.has(linear.out.name));
+      }
       return splitLinears(kernels, (linear) => splitOf(linear, maxTokens, dialect));
     },
     schedule: (spec, { maxTokens }) => {

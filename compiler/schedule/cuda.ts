@@ -56,22 +56,16 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
   elementwise: (s) => rowByRow(s.out.rows, s.out.cols),
   slot_sum: (s) => rowByRow(s.out.rows, s.out.cols),
   rope_angles: (s) => rowByRow(s.out.rows, s.invFreq.length),
-  store_kv: (s) => {
+  store_kv: (s, maxTokens) => {
     if (s.v.norm || s.v.rope)
       throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
-    return { grid: extent(s.out.rows), threads: 128 };
+    if (!s.projection) return { grid: extent(s.out.rows), threads: 128 };
+    requireVectors(s.projection.linear);
+    return { ...linearInVectors(s.projection.linear, maxTokens), skeleton: "linear_store_kv" };
   },
   linear: (s, maxTokens, dialect) => {
     requireVectors(s);
-    if (!multipliesTiles(s.w.dtype) || maxTokens <= MOST_VECTOR_TOKENS) {
-      const { blocking, columns } = vectorProduct(s, maxTokens);
-      return {
-        skeleton: "linear_gemv",
-        grid: [...extent(s.out.rows), blocking.tokens, "ceildiv", Math.ceil(s.n / columns), "mul"],
-        blocking,
-        sharedBytes: s.norm ? blocking.tokens * s.k * dtypeBytes[s.norm.dtype] : 0,
-      };
-    }
+    if (!multipliesTiles(s.w.dtype) || maxTokens <= MOST_VECTOR_TOKENS) return linearInVectors(s, maxTokens);
     return linearInTiles(s, chooseTiles(linearProduct(s, maxTokens), dialect, [s.split?.parts ?? 1]));
   },
   grouped_linear: (s, maxTokens, dialect) => {
@@ -118,6 +112,17 @@ const rowByRow = (rows: Dim, cols: number): Choice => ({
 function rowInRegisters(rows: Dim, cols: number): Choice {
   const threads = Math.min(1024, roundUp(Math.ceil(cols / 4), 32));
   return { grid: extent(rows), threads, blocking: { perThread: Math.ceil(cols / threads) } };
+}
+
+/** A linear whose warps have columns of their own. */
+function linearInVectors(s: LinearKernel, maxTokens: number): Choice {
+  const { blocking, columns } = vectorProduct(s, maxTokens);
+  return {
+    skeleton: "linear_gemv",
+    grid: [...extent(s.out.rows), blocking.tokens, "ceildiv", Math.ceil(s.n / columns), "mul"],
+    blocking,
+    sharedBytes: s.norm ? blocking.tokens * s.k * dtypeBytes[s.norm.dtype] : 0,
+  };
 }
 
 /** Rows of a product beyond which tensor cores multiply them. */

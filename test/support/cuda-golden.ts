@@ -142,8 +142,8 @@ const sequences: readonly TestSequence[] = [
   { length: 300, tokens: 1 },
   { length: 65, tokens: 2 },
 ];
-function onCache(spec: KernelSpec): () => Small {
-  return () => ({ spec, envs: [randomEnvironment(spec, randomSource(SEED), { sequences, blockSize: 64 })] });
+function onCache(spec: KernelSpec, of: readonly TestSequence[] = sequences): () => Small {
+  return () => ({ spec, envs: [randomEnvironment(spec, randomSource(SEED), { sequences: of, blockSize: 64 })] });
 }
 
 /** An attention and what plans it, where anything does. */
@@ -199,6 +199,19 @@ function countSampler(): ReturnType<GoldenKernel["count"]> {
   return { source: kernel.source, accesses: runSimt(kernel, [launch], { checked: true }).accesses };
 }
 
+/** A linear that makes the heads which the same kernel stores, its rows normalized before. */
+function projected(k: number, shape: Parameters<typeof storeKvSpec>[0]): KernelSpec {
+  const heads = shape.heads + 2 * shape.kvHeads;
+  const linear: LinearKernel = {
+    ...linearSpec({ n: heads * shape.headDim, k }),
+    x: buffer("rows", k),
+    norm: { gain: tensor("row_gain", 1, k), eps: 1e-6, dtype: "bf16" },
+    out: buffer("x", heads * shape.headDim),
+  };
+  const counters = { ...buffer("counters", heads, "i32"), rows: 1 };
+  return { ...storeKvSpec(shape), projection: { linear, counters } };
+}
+
 /** Blocks share its sums two by two. */
 const inTwoParts = (spec: LinearKernel): KernelSpec => splitLinears([spec], () => ({ parts: 2, tiles: 64, sums: 64 * 64 }))[0]!;
 
@@ -250,6 +263,11 @@ const attentions: readonly GoldenKernel[] = [
   golden(
     storeKvSpec({ heads: 16, kvHeads: 8, headDim: 128, norm: true, half: 64 }),
     onCache(storeKvSpec({ heads: 3, kvHeads: 2, headDim: 128, norm: true, half: 64 })),
+  ),
+  golden(
+    projected(1024, { heads: 16, kvHeads: 8, headDim: 128, norm: true, half: 64 }),
+    onCache(projected(136, { heads: 3, kvHeads: 1, headDim: 128, norm: true, half: 64 }), [{ length: 70, tokens: 1 }]),
+    { maxTokens: 1, arch: "sm_90a" },
   ),
   golden(
     storeKvSpec({ heads: 32, kvHeads: 2, headDim: 128, half: 32, style: "interleaved" }),

@@ -139,6 +139,7 @@ export function storeKvSpec(o: {
   });
   return {
     kind: "store_kv",
+    projection: null,
     name: "store_kv_under_test",
     nodes: [],
     q: chain("q", 0, heads),
@@ -305,7 +306,7 @@ function valuesOf(spec: KernelSpec): (BufferValue | TensorValue)[] {
       return [spec.x, spec.w, ...(spec.norm ? [spec.norm.gain] : []), ...spec.operands];
     case "store_kv":
       return [
-        ...headSources(spec),
+        ...(spec.projection ? valuesOf(spec.projection.linear) : headSources(spec)),
         ...[spec.q, spec.k].flatMap((c) => [...(c.norm ? [c.norm.gain] : []), ...(c.rope ? [c.rope.angles] : [])]),
       ];
     case "paged_attention": // a plan of units is its maker's

@@ -21,7 +21,7 @@ import type { CudaSchedule } from "../../schedule/cuda.ts";
 import { floatLiteral, literalLines } from "../expression.ts";
 import type { TemplateContext } from "../template.ts";
 import { CUDA_KV_BLOCK_SIZE, cudaType } from "./dialect.ts";
-import { sourceNames } from "./params.ts";
+import { PROJECTED, sourceNames } from "./params.ts";
 import { route } from "./route.ts";
 import { cudaSlots, expertArgument } from "./slots.ts";
 
@@ -57,19 +57,9 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
     ...rowCount(s.out.rows),
   }),
 
-  store_kv: (s) => storeKv(s),
+  store_kv: (s, schedule) => ({ ...(s.projection ? linear(s.projection.linear, schedule, PROJECTED) : {}), ...storeKv(s) }),
 
-  linear: (s, schedule) => ({
-    ...product(s, schedule),
-    sums: sumsOf(s.ways, s.norm ? "y[t, k]" : "x[t, k]", (way) => `w[${way}, k]`, s.n),
-    hasNorm: s.norm !== null,
-    inputDtype: s.x.dtype,
-    eps: s.norm?.eps ?? 0,
-    epsLiteral: floatLiteral(s.norm?.eps ?? 0),
-    loadInput: s.norm ? "load16_shared" : "load16",
-    ...rowCount(s.out.rows),
-    ...cudaSlots(s),
-  }),
+  linear: (s, schedule) => linear(s, schedule, "out"),
 
   grouped_linear: (s, schedule) => {
     const writtenRow = s.scatters ? "slots_of_rows[row0 + r]" : "first + row0 + r";
@@ -138,6 +128,21 @@ function sumsOf(ways: 1 | 2, x: string, w: (row: string) => string, n: number): 
   return ways === 1 ? `acc[j] = ${sum("j")}` : `acc0[j] = ${sum("j")};  acc1[j] = ${sum(`${n} + j`)}`;
 }
 
+/** A linear whose result its kernel has as the parameter `out`. */
+function linear(s: LinearKernel, schedule: CudaSchedule, out: string): TemplateContext {
+  return {
+    ...product(s, schedule),
+    sums: sumsOf(s.ways, s.norm ? "y[t, k]" : "x[t, k]", (way) => `w[${way}, k]`, s.n),
+    hasNorm: s.norm !== null,
+    inputDtype: s.x.dtype,
+    eps: s.norm?.eps ?? 0,
+    epsLiteral: floatLiteral(s.norm?.eps ?? 0),
+    loadInput: s.norm ? "load16_shared" : "load16",
+    ...rowCount(s.out.rows),
+    ...cudaSlots(s, out),
+  };
+}
+
 /** Sizes and dtypes of a product, and how its skeleton names a column's sums. */
 function product(s: LinearKernel | GroupedLinearKernel, { skeleton, blocking }: CudaSchedule): TemplateContext {
   const isTiled = skeleton.endsWith("_mma");
@@ -198,14 +203,16 @@ function attention(s: AttentionKernel): TemplateContext {
 function storeKv(s: StoreKvKernel): TemplateContext {
   const sources = headSources(s);
   const called = sourceNames(s);
-  const chain = (name: string, c: HeadChain, to: string) => {
+  const chain = (name: "q" | "k" | "v", c: HeadChain, first: number, to: string) => {
     const source = called[sources.findIndex((x) => x.name === c.x.name)] as string;
     return {
       name,
+      when: { q: `if (index < ${first + c.numHeads})`, k: `} else if (index < ${first + c.numHeads})`, v: "} else" }[name],
+      head: first === 0 ? "index" : `index - ${first}`,
       source,
       sourceCols: c.x.cols,
       from: `${c.col}${sources.length === 1 ? "" : ` of ${source}`}`,
-      col: c.col,
+      place: c.col === 0 ? "" : `${c.col} + `,
       numHeads: c.numHeads,
       what: `${c.norm ? `, normalized (eps ${c.norm.eps})` : ""}${c.rope ? `, ${2 * c.rope.half} elements rotated in ${c.rope.style === "half" ? "halves" : "neighbouring pairs"}` : ""}`,
       hasNorm: c.norm !== null,
@@ -218,9 +225,9 @@ function storeKv(s: StoreKvKernel): TemplateContext {
     };
   };
   const chains = [
-    chain("q", s.q, `out + (int64_t(t) * ${s.q.numHeads} + h) * kHeadDim`),
-    chain("k", s.k, "keys + h * 2 * kBlockSize * kHeadDim"),
-    chain("v", s.v, "keys + (h * 2 + 1) * kBlockSize * kHeadDim"),
+    chain("q", s.q, 0, `out + (int64_t(t) * ${s.q.numHeads} + h) * kHeadDim`),
+    chain("k", s.k, s.q.numHeads, "keys + h * 2 * kBlockSize * kHeadDim"),
+    chain("v", s.v, s.q.numHeads + s.k.numHeads, "keys + (h * 2 + 1) * kBlockSize * kHeadDim"),
   ];
   invariant(
     [...sources, s.out].every((b) => b.dtype === "f32"),
@@ -229,6 +236,7 @@ function storeKv(s: StoreKvKernel): TemplateContext {
   return {
     headDim: s.headDim,
     numKvHeads: s.kv.numKvHeads,
+    totalHeads: s.q.numHeads + s.k.numHeads + s.v.numHeads,
     what: sources.length === 1 ? "row of the fused projection" : "rows of q, k and v",
     kvDtype: cudaType(s.kv.dtype),
     blockSize: CUDA_KV_BLOCK_SIZE,

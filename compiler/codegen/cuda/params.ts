@@ -18,6 +18,9 @@ export interface Parameter {
   readonly arg: KernelArg;
 }
 
+/** What a kernel that makes the rows of heads itself calls them. */
+export const PROJECTED = "qkv";
+
 const operands = (s: { readonly operands: readonly unknown[] }): string[] => s.operands.map((_, i) => `operand${i}`);
 const when = (isThere: unknown, ...names: string[]): string[] => (isThere ? names : []);
 
@@ -30,9 +33,11 @@ const names: { readonly [K in KernelKind]: (spec: KernelOf<K>) => readonly strin
   linear: (s) => ["x", ...when(s.norm, "gain"), "w", ...when(s.split, "counters", "partials"), ...operands(s), "out"],
   rope_angles: (s) => ["positions", ...when(s.long, "seq_ids", "seq_lens"), "out"],
   store_kv: (s) => [
-    ...sourceNames(s),
+    ...(s.projection ? names.linear(s.projection.linear).slice(0, -1) : sourceNames(s)),
     ...[s.q, s.k].flatMap((chain, i) => [...when(chain.norm, `${"qk"[i]}_gain`), ...when(chain.rope, `${"qk"[i]}_angles`)]),
-    ...["cache", "positions", "seq_ids", "block_tables", "out"],
+    ...["cache", "positions", "seq_ids", "block_tables"],
+    ...when(s.projection, "counters", PROJECTED),
+    "out",
   ],
   paged_attention: (s) => [
     ...["q", "cache", "positions", "seq_ids", "block_tables"],
@@ -61,6 +66,7 @@ const names: { readonly [K in KernelKind]: (spec: KernelOf<K>) => readonly strin
 
 /** Rows of a fused projection are `x`; of three projections `x0`, `x1`, `x2`. */
 export function sourceNames(s: KernelOf<"store_kv">): string[] {
+  if (s.projection) return [PROJECTED];
   const sources = headSources(s);
   return sources.length === 1 ? ["x"] : sources.map((_, i) => `x${i}`);
 }
@@ -118,7 +124,7 @@ export function cudaParameters(spec: KernelSpec): readonly Parameter[] {
 
 /** What is written though it is nobody's result: the cache, sums of parts, logits under penalties. */
 function isScratch(spec: KernelSpec, value: Value): boolean {
-  if (spec.kind === "store_kv") return value.kind === "kv";
+  if (spec.kind === "store_kv" && value.kind === "kv") return true;
   return (spec.kind === "sample" && value === spec.logits) || kernelScratch(spec).some((scratch) => scratch === value);
 }
 

@@ -18,9 +18,12 @@ export interface CudaSlotOptions {
 /** f32 arithmetic as C++ spells it. */
 export const cudaScalars: ScalarDialect = { constant: floatLiteral, lesser: "minimum", greater: "maximum" };
 
-/** The slots' text, the formula for people, and the value that a kernel makes of its parameters. */
-export function cudaSlots(o: CudaSlotOptions): { readonly slots: string; readonly formula: string; readonly makeSlots: string } {
-  const names = [...o.operands.map((_, i) => `operand${i}`), "out"];
+/** The slots' text, the formula for people, and the value that a kernel makes of its parameters, of which `out` is written. */
+export function cudaSlots(
+  o: CudaSlotOptions,
+  out = "out",
+): { readonly slots: string; readonly formula: string; readonly makeSlots: string } {
+  const names = [...o.operands.map((_, i) => `operand${i}`), out];
   return {
     slots: `${structText(o)}\n${writerText(o)}`,
     formula: formulaText(o.epilogue, o.ways),

@@ -1,10 +1,10 @@
 /** Kernels for many blocks: which norms become prologues of linears, and which may not. */
 import { describe, expect, it } from "vitest";
-import { normsIntoLinears, splitLinears } from "../../../compiler/kernels/for-blocks.ts";
-import { kernelScratch } from "../../../compiler/kernels/operands.ts";
-import type { KernelSpec, LinearKernel, RmsNormKernel } from "../../../compiler/kernels/spec.ts";
+import { normsIntoLinears, projectionsIntoHeads, splitLinears } from "../../../compiler/kernels/for-blocks.ts";
+import { kernelOutputs, kernelScratch } from "../../../compiler/kernels/operands.ts";
+import type { KernelSpec, LinearKernel, RmsNormKernel, StoreKvKernel } from "../../../compiler/kernels/spec.ts";
 import { verifyKernels } from "../../../compiler/kernels/verify.ts";
-import { acc, add, buffer, linearSpec, operand, tensor } from "../../support/kernel-specs.ts";
+import { acc, add, buffer, linearSpec, operand, storeKvSpec, tensor } from "../../support/kernel-specs.ts";
 
 const HIDDEN = 64;
 const called = (name: string, cols = HIDDEN, dtype: "f32" | "bf16" = "f32") => ({ ...buffer(name, cols, dtype), name });
@@ -51,6 +51,41 @@ describe("a norm becomes the prologue of the linear that reads it", () => {
     ["only the linear itself reads it again, whose result may take its place", [norm("x", "y"), linear("y", "a", "x")]],
   ])("but not where %s", (_, kernels, wanted, fits) => {
     expect(fused(kernels, wanted, fits)).toEqual(kernels.map((k) => k.name));
+  });
+});
+
+describe("a linear that makes heads becomes one kernel with what stores them", () => {
+  const [heads, kvHeads, headDim] = [2, 1, 32];
+  const columns = (heads + 2 * kvHeads) * headDim;
+  const qkv = called("qkv", columns);
+  const store = ((): StoreKvKernel => {
+    const { q, k, v, ...rest } = storeKvSpec({ heads, kvHeads, headDim, norm: true, half: 16 });
+    return { ...rest, name: "store", q: { ...q, x: qkv }, k: { ...k, x: qkv }, v: { ...v, x: qkv } };
+  })();
+  const project: LinearKernel = {
+    ...linear("x_bf16", "qkv"),
+    n: columns,
+    w: tensor("w", columns, HIDDEN, "bf16"),
+    out: qkv,
+  };
+  const later = linear("x_bf16", "c");
+  const names = (kernels: readonly KernelSpec[], may = true) => projectionsIntoHeads(kernels, () => may).map((k) => k.name);
+
+  it("where what it reads lives on", () => {
+    const fused = projectionsIntoHeads([project, store, later], () => true);
+    expect(fused.map((k) => k.name)).toEqual(["linear_bf16_128x64_norm_rope_store_kv_bf16_2x1x32", "linear_c"]);
+    expect(kernelScratch(fused[0]!)).toMatchObject([{ name: "head_counters", dtype: "i32", rows: 1, cols: heads + 2 * kvHeads }]);
+    expect(kernelOutputs(fused[0]!).map((out) => out.name)).toEqual(["qkv", "out"]);
+  });
+
+  it.each<[string, KernelSpec[], boolean?]>([
+    ["somebody forbids it", [project, store, later], false],
+    ["what it reads is not read later: a head may be written there", [project, store]],
+    ["another kernel reads its columns too", [project, store, later, linear("qkv", "d")]],
+    ["it has columns that are no heads", [{ ...project, n: columns + 8 }, store, later]],
+    ["heads stand in another order", [project, { ...store, k: store.v, v: store.k }, later]],
+  ])("but not where %s", (_, kernels, may) => {
+    expect(names(kernels, may)).toEqual(kernels.map((k) => k.name));
   });
 });
 

@@ -4,17 +4,23 @@ import { cudaDialects } from "../../../compiler/codegen/cuda/dialect.ts";
 import type { KernelEnvironment } from "../../../compiler/kernels/environment.ts";
 import { forBlocks } from "../../../compiler/kernels/for-blocks.ts";
 import { interpretKernel } from "../../../compiler/kernels/interpret.ts";
-import type { AttentionKernel, KernelSpec } from "../../../compiler/kernels/spec.ts";
+import type { AttentionKernel, KernelSpec, LinearKernel, StoreKvKernel } from "../../../compiler/kernels/spec.ts";
 import { plansAttention, scheduleCudaKernel } from "../../../compiler/schedule/cuda.ts";
 import { relativeError } from "../../support/closeness.ts";
 import { type CudaKernelResult, type CudaRunOptions, runCudaKernel } from "../../support/cuda-kernel.ts";
 import {
+  acc,
+  add,
   attentionSpec,
+  buffer,
   copyEnvironment,
+  linearSpec,
+  operand,
   randomEnvironment,
   randomSource,
   storeKvSpec,
   type TestSequence,
+  tensor,
 } from "../../support/kernel-specs.ts";
 
 const seed = Math.floor(Math.random() * 2 ** 31);
@@ -75,6 +81,50 @@ describe("store_kv", () => {
       expect(got.map(Number.isNaN as never).join()).toBe(want.map(Number.isNaN as never).join());
       const own = (x: Float32Array) => x.filter((v) => !Number.isNaN(v));
       expect(relativeError(own(got), own(want))).toBeLessThan(limit);
+    }
+  });
+});
+
+describe.each([
+  { maxTokens: 1, sequences: [{ length: 70, tokens: 1 }] },
+  {
+    maxTokens: 4,
+    sequences: [
+      { length: 5, tokens: 2 },
+      { length: 130, tokens: 1 },
+    ],
+  },
+] as const)("linear_store_kv of up to $maxTokens rows", ({ maxTokens, sequences }) => {
+  it.each([
+    { heads: 3, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
+    { heads: 4, kvHeads: 1, headDim: 80, norm: false, half: 20, style: "interleaved", dtype: "f16" },
+    { heads: 40, kvHeads: 4, headDim: 128, norm: true, half: 64, style: "half", dtype: "bf16" },
+    { heads: 2, kvHeads: 1, headDim: 16, norm: false, half: 0, style: "half", dtype: "f32" },
+  ] as const)("multiplies rows and stores $heads + $kvHeads heads of $headDim as $dtype", (shape) => {
+    const { heads, kvHeads, headDim, dtype } = shape;
+    const [n, k] = [(heads + 2 * kvHeads) * headDim, 72];
+    for (const hasNorm of [false, true]) {
+      const linear: LinearKernel = {
+        ...linearSpec({ n, k, weights: dtype, operands: [tensor("bias", 1, n)], epilogue: add(acc, operand(0)) }),
+        x: { ...buffer("rows", k, hasNorm ? "f32" : dtype) },
+        norm: hasNorm ? { gain: tensor("row_gain", 1, k), eps: 1e-5, dtype } : null,
+        out: buffer("x", n),
+      };
+      const counters = { ...buffer("counters", heads + 2 * kvHeads, "i32"), rows: 1 };
+      const spec: StoreKvKernel = { ...storeKvSpec(shape), projection: { linear, counters } };
+      const env = randomEnvironment(spec, randomSource(seed), { sequences, blockSize: 64 });
+      for (const order of ["forward", "reverse", "random", "greedy"] as const) {
+        const { result, reference } = compare(spec, env, { maxTokens, order });
+        const limit = hasNorm ? { f32: 3e-6, f16: 3e-3, bf16: 2e-2 }[dtype] : 3e-6;
+        expect(relativeError(result.out, reference.buffers.get("out")!)).toBeLessThan(limit);
+        expect(relativeError(result.outs.get("x")!, reference.buffers.get("x")!)).toBeLessThan(limit);
+        for (const half of ["k", "v"] as const) {
+          const [got, want] = [result.kv![half], reference.kv(0)[half]];
+          expect(got.map(Number.isNaN as never).join()).toBe(want.map(Number.isNaN as never).join());
+          const own = (x: Float32Array) => x.filter((v) => !Number.isNaN(v));
+          expect(relativeError(own(got), own(want))).toBeLessThan({ f32: 3e-6, f16: 3e-3, bf16: 2e-2 }[dtype]);
+        }
+      }
     }
   });
 });
