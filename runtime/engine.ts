@@ -44,8 +44,8 @@ export class Engine implements Device {
   readonly rebuiltBeyond: readonly number[];
   readonly numBlocks: number;
   readonly depth: 1 | 2;
-  /** Of a CPU's team; 1 where a GPU runs the kernels. */
-  readonly threads: number;
+  /** Of a CPU's team; null where a GPU runs the kernels. */
+  readonly threads: number | null;
   /** Bytes reserved for the KV cache, committed as blocks are first used. */
   readonly kvCacheBytes: number;
   #numSampledBefore = 0; // rows of the last step handed over

@@ -48,7 +48,7 @@ export interface ChatOptions extends RequestOptions {
 }
 
 /** A device whose memory and threads are given back with `close`. */
-export type ClosableDevice = Device & { close(): Promise<void> };
+export type ClosableDevice = Device & Pick<Engine, "threads" | "close">;
 
 export interface LLMParts {
   readonly device: ClosableDevice;
@@ -72,6 +72,8 @@ export class LLM {
   /** The engine's name in its manifest. */
   readonly name: string;
   readonly model: ModelFacts;
+  /** Threads of a CPU's team; null where a GPU runs the kernels. */
+  readonly threads: number | null;
   readonly chatTemplate: ChatTemplate | undefined;
   /** What a request gets where it says nothing. */
   readonly defaultParams: Partial<SamplingParams>;
@@ -83,6 +85,7 @@ export class LLM {
     this.#device = parts.device;
     this.name = parts.name;
     this.model = parts.model;
+    this.threads = parts.device.threads;
     this.#tokenizer = parts.tokenizer;
     this.chatTemplate = parts.chatTemplate;
     this.defaultParams = parts.defaultParams;

@@ -36,7 +36,7 @@ export const cpuFamily: DeviceFamily = {
       arenaBytes: manifest.arena.bytes,
       kvBytes: numBlocks * bytesPerBlock(manifest),
       scratchBytes: scratchBytesOf(manifest),
-      threads,
+      threads: threads!, // as planned above
       pin: options.pin ?? true,
       abi: KERNEL_ABI,
       programs: manifest.programs.map((program) => ({ steps: stepsOf(program, manifest, numBlocks) })),

@@ -30,7 +30,7 @@ export const cudaFamily: DeviceFamily = {
       utilization: options.memoryUtilization ?? DEFAULT_MEMORY_UTILIZATION,
       kvCacheMemoryBytes: options.kvCacheMemoryBytes,
     });
-    return { numBlocks, threads: 1 };
+    return { numBlocks, threads: null };
   },
 
   open({ manifest, library, weights, limits, plan: { numBlocks } }, native, options) {

@@ -30,8 +30,8 @@ export interface DeviceOptions {
 export interface DevicePlan {
   /** Blocks of the KV cache. */
   readonly numBlocks: number;
-  /** Threads of a CPU's team; 1 of a GPU, whose blocks the driver hands out. */
-  readonly threads: number;
+  /** Threads of a CPU's team; null of a GPU, which has none. */
+  readonly threads: number | null;
 }
 
 /** Files of an engine, checked, and how it is to run. */

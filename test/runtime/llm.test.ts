@@ -32,6 +32,7 @@ const model: ModelFacts = {
 };
 
 class ClosableFake extends FakeDevice {
+  readonly threads = null;
   isClosed = false;
   async close(): Promise<void> {
     this.isClosed = true;

@@ -7,7 +7,6 @@ import { formatLatency, formatThroughput } from "../../../runtime/bench/report.t
 import { runThroughput } from "../../../runtime/bench/throughput.ts";
 import { fixedWorkload, NANO_VLLM, nanoVllmWorkload, type WorkloadRequest } from "../../../runtime/bench/workload.ts";
 import { loadNative } from "../../../runtime/native.ts";
-import { parseTarget } from "../../schedule/target.ts";
 import { engineOf } from "../engine-of.ts";
 import { UsageError } from "../exit.ts";
 import { loadLlm, readManifest } from "../load.ts";
@@ -83,10 +82,10 @@ function finish(command: Command): Command {
 }
 
 async function latency(model: string, flags: LatencyFlags): Promise<void> {
-  const { llm, manifest, threads } = await load(model, flags);
+  const { llm, manifest } = await load(model, flags);
   try {
     const { weightBytesPerStep, kvBytesPerToken } = manifest.predicted;
-    const readBandwidthGBs = threads === null ? null : loadNative().readBandwidth(threads, PROBE_BYTES, 5);
+    const readBandwidthGBs = llm.threads && loadNative().readBandwidth(llm.threads, PROBE_BYTES, 5);
     const options = {
       promptTokens: flags.inputLen,
       depths: flags.depths,
@@ -100,7 +99,7 @@ async function latency(model: string, flags: LatencyFlags): Promise<void> {
     const result = await withProgress("measuring", (onRun) => runLatency(llm.engine, options, undefined, onRun));
     console.log(
       flags.json
-        ? JSON.stringify({ model: manifest.name, target: manifest.target, threads, ...result }, null, 2)
+        ? JSON.stringify({ model: manifest.name, target: manifest.target, threads: llm.threads, ...result }, null, 2)
         : formatLatency(result),
     );
   } finally {
@@ -112,7 +111,7 @@ async function throughput(model: string, flags: ThroughputFlags): Promise<void> 
   if (flags.workload !== "fixed" && flags.workload !== "nano-vllm") {
     throw new UsageError(`--workload is "${flags.workload}"; expected fixed or nano-vllm`);
   }
-  const { llm, manifest, threads } = await load(model, flags);
+  const { llm, manifest } = await load(model, flags);
   try {
     const requests = workloadOf(flags, manifest.model.vocabSize);
     const options = { concurrency: flags.maxConcurrency ?? null, temperature: flags.temperature };
@@ -121,7 +120,7 @@ async function throughput(model: string, flags: ThroughputFlags): Promise<void> 
     );
     console.log(
       flags.json
-        ? JSON.stringify({ model: manifest.name, target: manifest.target, threads, ...result }, null, 2)
+        ? JSON.stringify({ model: manifest.name, target: manifest.target, threads: llm.threads, ...result }, null, 2)
         : formatThroughput(result),
     );
   } finally {
@@ -142,14 +141,7 @@ function workloadOf(flags: ThroughputFlags, vocabSize: number): WorkloadRequest[
 
 async function load(model: string, flags: Common) {
   const folder = await engineOf(model, flags);
-  const manifest = readManifest(folder);
-  const isCpu = parseTarget(manifest.target).family === "cpu";
-  return {
-    llm: await loadLlm(folder, flags),
-    manifest,
-    /** Of a CPU's team; null where something else computes, whose memory is not what the probe reads. */
-    threads: isCpu ? (flags.threads ?? loadNative().cpuFacts().threads) : null,
-  };
+  return { llm: await loadLlm(folder, flags), manifest: readManifest(folder) };
 }
 
 function depths(text: string): number[] {
