@@ -71,13 +71,7 @@ Executor::Step Executor::resolve(const StepSpec& spec, const std::string& where,
   Step step{spec.kernel, nullptr, spec.grid, spec.chunk, spec.serial_units, {}, {}};
   step.kernel = reinterpret_cast<Kernel>(dlsym(library_.get(), spec.kernel.c_str()));
   if (step.kernel == nullptr) fail(where + ".kernel: the library has no symbol " + spec.kernel + ": build it again");
-  // A trial with every symbol 1 finds an unbalanced expression now rather than at the first step.
-  const int32_t ones[kNumSymbols] = {1, 1, 1, 1};
-  try {
-    evaluate_grid(spec.grid, ones);
-  } catch (const std::runtime_error& error) {
-    fail(where + ".grid: " + error.what());
-  }
+  check_grid(spec.grid, where + ".grid");
   for (size_t a = 0; a < spec.args.size(); ++a) {
     const ArgSpec& arg = spec.args[a];
     const std::string at = where + ".args[" + std::to_string(a) + "]: ";

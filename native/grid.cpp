@@ -43,4 +43,13 @@ int64_t evaluate_grid(const std::vector<GridOp>& grid, const int32_t* symbols) {
   return stack[0];
 }
 
+void check_grid(const std::vector<GridOp>& grid, const std::string& where) {
+  const int32_t ones[kNumSymbols] = {1, 1, 1, 1};
+  try {
+    evaluate_grid(grid, ones);
+  } catch (const std::runtime_error& error) {
+    fail(where + ": " + error.what());
+  }
+}
+
 }  // namespace ingot

@@ -23,6 +23,10 @@ struct GridOp {
 // Units of work of a grid. Throws std::runtime_error on overflow, a division by zero or an unbalanced expression.
 int64_t evaluate_grid(const std::vector<GridOp>& grid, const int32_t* symbols);
 
+// A trial with every symbol 1: an unbalanced expression is found when a program is loaded rather than at its first step. Throws
+// std::runtime_error that begins with `where`.
+void check_grid(const std::vector<GridOp>& grid, const std::string& where);
+
 struct ArgSpec {
   enum class Space : uint8_t { kArena, kWeights, kKv, kArray, kSymbol };
   Space space;

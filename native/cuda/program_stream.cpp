@@ -62,13 +62,7 @@ void ProgramStream::reserve(const CudaExecutorSpec& spec) {
 }
 
 ProgramStream::Step ProgramStream::resolve(const CudaStepSpec& spec, const std::string& where) const {
-  // A trial with every symbol 1 finds an unbalanced expression now rather than at the first step.
-  const int32_t ones[kNumSymbols] = {1, 1, 1, 1};
-  try {
-    evaluate_grid(spec.grid, ones);
-  } catch (const std::runtime_error& error) {
-    fail(where + ".grid: " + error.what());
-  }
+  check_grid(spec.grid, where + ".grid");
   for (size_t a = 0; a < spec.args.size(); ++a) {
     const ArgSpec& arg = spec.args[a];
     const auto check = [&](const char* what, int64_t limit) {

@@ -17,8 +17,9 @@ import type {
   RmsNormKernel,
   StoreKvKernel,
 } from "../../kernels/spec.ts";
-import { floatLiteral, literalLines } from "../expression.ts";
+import { floatLiteral } from "../expression.ts";
 import type { RenderedKernel, SourceFile } from "../rendered.ts";
+import { ropeAngles } from "../rope-angles.ts";
 import { readTemplate, renderTemplate, type TemplateContext } from "../template.ts";
 import type { CpuDialect } from "./dialect.ts";
 import { expertContexts } from "./experts.ts";
@@ -104,14 +105,8 @@ const contexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   },
 
   rope_angles: (s) => ({
-    half: s.invFreq.length,
+    ...ropeAngles(s),
     cols: s.out.cols,
-    attentionFactor: s.attentionFactor,
-    factorLiteral: floatLiteral(s.attentionFactor),
-    invFreqLines: literalLines(s.invFreq),
-    hasLong: s.long !== null,
-    beyond: s.long?.beyond ?? 0,
-    longInvFreqLines: literalLines(s.long?.invFreq ?? []),
     frequencies: s.long ? "inv_freq" : "kInvFreq",
     outArg: kernelArgs(s).length - 1,
   }),

@@ -18,7 +18,8 @@ import type {
   StoreKvKernel,
 } from "../../kernels/spec.ts";
 import type { CudaSchedule } from "../../schedule/cuda.ts";
-import { floatLiteral, literalLines } from "../expression.ts";
+import { floatLiteral } from "../expression.ts";
+import { ropeAngles } from "../rope-angles.ts";
 import type { TemplateContext } from "../template.ts";
 import { CUDA_KV_BLOCK_SIZE, cudaType } from "./dialect.ts";
 import { PROJECTED, sourceNames } from "./params.ts";
@@ -46,13 +47,7 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   }),
 
   rope_angles: (s) => ({
-    half: s.invFreq.length,
-    attentionFactor: s.attentionFactor,
-    factorLiteral: floatLiteral(s.attentionFactor),
-    invFreqLines: literalLines(s.invFreq),
-    hasLong: s.long !== null,
-    beyond: s.long?.beyond ?? 0,
-    longInvFreqLines: literalLines(s.long?.invFreq ?? []),
+    ...ropeAngles(s),
     frequency: s.long ? "(is_long ? kLongInvFreq[i] : kInvFreq[i])" : "kInvFreq[i]",
     ...rowCount(s.out.rows),
   }),
