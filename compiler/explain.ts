@@ -109,7 +109,8 @@ function apart(specs: readonly KernelSpec[], products: ReadonlyMap<Node, readonl
 const VIEWS: ReadonlySet<OpName> = new Set(["slice", "reshape", "gather_rows", "dispatch", "expert_rows"]);
 
 /** What forming the kernel did, in each of `times` steps: everything but the op it is named for was fused into that. */
-function formed({ kind, nodes }: KernelSpec, times: number): Reason[] {
+function formed(spec: KernelSpec, times: number): Reason[] {
+  const { kind, nodes } = spec;
   const others = [...new Set(nodes.map((node) => node.op).filter((op) => op !== kind))];
   const views = others.filter((op) => VIEWS.has(op));
   const computed = others.filter((op) => !VIEWS.has(op));
@@ -122,11 +123,13 @@ function formed({ kind, nodes }: KernelSpec, times: number): Reason[] {
       return reason("no kernel to be fused into, since what is read is wanted by name or by others", others);
     case "gather":
       return [...reason("copied, since no reader takes it where it lies", views), ...reason("fused into the copy", computed)];
-    default:
-      return [
-        ...reason("read where it lies, never copied", views),
-        ...reason(`fused into the ${kind}, so that nothing in between is stored`, computed),
-      ];
+    default: {
+      const isProjected = kind === "store_kv" && spec.projection !== null;
+      const why = isProjected
+        ? "in the same kernel, whose last block of each head takes it on"
+        : `fused into the ${kind}, so that nothing in between is stored`;
+      return [...reason("read where it lies, never copied", views), ...reason(why, computed)];
+    }
   }
 }
 

@@ -42,11 +42,13 @@ export function templatesFolder(): string {
 export const readTemplate = (file: string): string => readFileSync(join(templatesFolder(), file), "utf8");
 
 /**
- * Renders `templates/<file>`, in which a line `/*% include "part" %*` + `/` stands for the text of that part.
+ * Renders `templates/<file>`, in which a line `/*% include "part" %*` + `/` stands for the text of that part, as far in.
  * Throws `InternalError` if the template uses a name the context does not have.
  */
 export function renderTemplate(file: string, context: TemplateContext): string {
-  const text = readTemplate(file).replace(/^\/\*% include "([\w.]+)" %\*\/\n/gm, (_, part: string) => readTemplate(part));
+  const text = readTemplate(file).replace(/^( *)\/\*% include "([\w.]+)" %\*\/\n/gm, (_, indent: string, part: string) =>
+    readTemplate(part).replace(/^(?=.)/gm, indent),
+  );
   return renderText(file, text, context);
 }
 

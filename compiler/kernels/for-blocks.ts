@@ -56,10 +56,7 @@ export function normsIntoLinears(
   wanted: ReadonlySet<string>,
   fits: (linear: LinearKernel) => boolean,
 ): readonly KernelSpec[] {
-  const readers = new Map<string, number[]>();
-  kernels.forEach((spec, i) => {
-    for (const value of buffersOf(spec)) readers.set(value.name, [...(readers.get(value.name) ?? []), i]);
-  });
+  const places = placesOf(kernels);
   const absorbed = new Set<KernelSpec>();
   const linears = new Map<KernelSpec, KernelSpec>();
   kernels.forEach((norm, i) => {
@@ -71,12 +68,12 @@ export function normsIntoLinears(
       norm.x.dtype !== "f32"
     )
       return;
-    const [at, other] = (readers.get(norm.out.name) ?? []).filter((reader) => reader !== i);
+    const [at, other] = places(norm.out).filter((place) => place !== i);
     const linear = kernels[at ?? -1];
     if (at === undefined || other !== undefined || linear?.kind !== "linear" || linear.x.name !== norm.out.name || !fits(linear))
       return;
     // Not by the linear itself alone, whose result may take its place while other blocks still read it.
-    const livesOn = (readers.get(norm.x.name) ?? []).some((reader) => reader > at);
+    const livesOn = places(norm.x).some((place) => place > at);
     if (!livesOn || wanted.has(norm.out.name)) return;
     const { x, gain, eps, out } = norm;
     absorbed.add(norm);
@@ -88,28 +85,23 @@ export function normsIntoLinears(
 
 /**
  * Linears that make heads, for few rows, become one kernel with what normalizes, rotates and stores them: the last block of a head to come
- * does it. Only where what the linear reads lives on, so that no head is written over what other blocks still read, and its columns are the
- * heads; `may` says of which linears.
+ * does it. Only where the columns are the heads and nobody else reads them, since they come later than planned; and where what the linear
+ * reads lives on, since memory is planned for two kernels: what dies with the linear may lie where heads go, and other blocks still read it.
  */
-export function projectionsIntoHeads(
-  kernels: readonly KernelSpec[],
-  may: (linear: LinearKernel) => boolean,
-): readonly KernelSpec[] {
-  const lastRead = new Map<string, number>();
-  kernels.forEach((spec, i) => {
-    for (const value of buffersOf(spec)) lastRead.set(value.name, i);
-  });
+export function projectionsIntoHeads(kernels: readonly KernelSpec[]): readonly KernelSpec[] {
+  const places = placesOf(kernels);
   const absorbed = new Set<KernelSpec>();
   const merged = new Map<KernelSpec, KernelSpec>();
   kernels.forEach((heads, at) => {
     if (heads.kind !== "store_kv" || heads.projection) return;
-    const linear = kernels.find((k): k is LinearKernel => k.kind === "linear" && k.out.name === heads.q.x.name);
     const { q, k, v, headDim } = heads;
+    const [from = -1, reader, other] = places(q.x);
+    const linear = kernels[from];
+    if (linear?.kind !== "linear" || linear.ways !== 1 || reader !== at || other !== undefined) return;
     const inOrder = (col: number, c: HeadChain) => (c.x.name === q.x.name && c.col === col ? col + c.numHeads * headDim : -1);
     const columns = [q, k, v].reduce(inOrder, 0);
-    if (linear?.ways !== 1 || columns !== linear.n || lastRead.get(linear.out.name) !== at || !may(linear)) return;
-    const readsWhatLives = buffersOf(linear).every((b) => b.name === linear.out.name || lastRead.get(b.name)! > at);
-    if (!readsWhatLives) return;
+    const readsWhatLives = buffersOf(linear).every((b) => b.name === q.x.name || places(b).some((place) => place > at));
+    if (columns !== linear.n || !readsWhatLives) return;
     const numHeads = q.numHeads + k.numHeads + v.numHeads;
     const counters: BufferValue = { ...linear.out, name: "head_counters", dtype: "i32", rows: 1, cols: numHeads };
     const nodes = [...linear.nodes, ...heads.nodes];
@@ -140,6 +132,15 @@ export function splitLinears(
     const partials: BufferValue = { ...common, name: "linear_partials", dtype: "f32", rows: tiles * parts, cols: sums };
     return named({ ...spec, split: { parts, counters, partials } });
   });
+}
+
+/** Where each buffer is written and read: indices of kernels, ascending. */
+function placesOf(kernels: readonly KernelSpec[]): (buffer: BufferValue) => readonly number[] {
+  const places = new Map<string, number[]>();
+  kernels.forEach((spec, i) => {
+    for (const name of new Set(buffersOf(spec).map((b) => b.name))) places.set(name, [...(places.get(name) ?? []), i]);
+  });
+  return ({ name }) => places.get(name) ?? [];
 }
 
 const buffersOf = (spec: KernelSpec): BufferValue[] =>

@@ -28,7 +28,7 @@ function base(spec: Unnamed): string {
     case "rope_angles":
       return `rope_angles_${spec.invFreq.length}${spec.long ? `_beyond_${spec.long.beyond}` : ""}`;
     case "store_kv":
-      return `${spec.projection ? `${base(spec.projection.linear)}_` : ""}${[...new Set([...chainName(spec.q), ...chainName(spec.k), ...chainName(spec.v)])].map((w) => `${w}_`).join("")}store_kv_${spec.kv.dtype}_${spec.q.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}`;
+      return `${spec.projection ? `${spec.projection.linear.name}_` : ""}${[...new Set([...chainName(spec.q), ...chainName(spec.k), ...chainName(spec.v)])].map((w) => `${w}_`).join("")}store_kv_${spec.kv.dtype}_${spec.q.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}`;
     case "paged_attention":
       return `paged_attention_${spec.kv.dtype}_${spec.numHeads}x${spec.kv.numKvHeads}x${spec.headDim}${spec.window === null ? "" : `_window${spec.window}`}${spec.sinks ? "_sinks" : ""}`;
     case "elementwise":

@@ -19,8 +19,9 @@ export function printKernel(spec: KernelSpec): string {
   const inputs = args.slice(0, args.length - outs.length);
   const printed = outs.map((o) => `${o.name} ${o.dtype}${printShape([o.rows, o.cols])}`);
   const out = outs.length > 0 ? ` -> ${printed.join(", ")}` : "";
-  const operands = "operands" in spec ? spec.operands.map(printValue) : [];
-  const slot = "epilogue" in spec && spec.epilogue.kind !== "acc" ? ` = ${printExpr(spec.epilogue, operands)}` : "";
+  const anchor = spec.kind === "store_kv" && spec.projection ? spec.projection.linear : spec;
+  const operands = "operands" in anchor ? anchor.operands.map(printValue) : [];
+  const slot = "epilogue" in anchor && anchor.epilogue.kind !== "acc" ? ` = ${printExpr(anchor.epilogue, operands)}` : "";
   return `${spec.name}(${inputs.join(", ")})${out}${slot}`;
 }
 

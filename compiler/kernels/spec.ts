@@ -170,7 +170,7 @@ export interface RopeAnglesKernel extends Common {
   readonly out: BufferValue;
 }
 
-/** A linear whose columns are heads, side by side, and by what its blocks know that all of a head's are there. */
+/** A linear whose columns are heads, side by side, and the counts that tell a block of its kernel when a head's are all there. */
 export interface HeadProjection {
   readonly linear: LinearKernel;
   /** i32 (1, heads), all 0 between kernels */

@@ -25,10 +25,7 @@ export function cudaTarget(arch: CudaArch): KernelTarget {
     legalizeKernels: (kernels) => forBlocks(kernels, (spec) => plansAttention(spec.kv.dtype)),
     fuseKernels: (kernels, maxTokens, wanted) => {
       const fits = ({ k, w }: LinearKernel) => maxTokens * k * dtypeBytes[w.dtype] <= PROLOGUE_BYTES;
-      if (maxTokens <= MOST_VECTOR_TOKENS) {
-        const fused = normsIntoLinears(kernels, wanted, fits);
-        return projectionsIntoHeads(fused, (linear) => !wanted.has(linear.out.name));
-      }
+      if (maxTokens <= MOST_VECTOR_TOKENS) return projectionsIntoHeads(normsIntoLinears(kernels, wanted, fits));
       return splitLinears(kernels, (linear) => splitOf(linear, maxTokens, dialect));
     },
     schedule: (spec, { maxTokens }) => {

@@ -3,7 +3,7 @@
  */
 import type { Rpn } from "../../runtime/manifest.ts";
 import { CUDA_KV_BLOCK_SIZE, type CudaDialect } from "../codegen/cuda/dialect.ts";
-import { InternalError, UnsupportedError } from "../errors.ts";
+import { InternalError, invariant, UnsupportedError } from "../errors.ts";
 import { type Dim, type DType, dtypeBytes } from "../ir/tensor-type.ts";
 import { MOST_GROUPED_HEADS, type SplitPlan, tileRows } from "../kernels/for-blocks.ts";
 import type { AttentionKernel, GroupedLinearKernel, KernelKind, KernelOf, KernelSpec, LinearKernel } from "../kernels/spec.ts";
@@ -61,6 +61,10 @@ const schedules: { readonly [K in KernelKind]: (spec: KernelOf<K>, maxTokens: nu
       throw new UnsupportedError(`${s.name}: values are stored as they are; a norm or rotation of v is not supported`);
     if (!s.projection) return { grid: extent(s.out.rows), threads: 128 };
     requireVectors(s.projection.linear);
+    // The last block of a head to come takes that head of every row.
+    invariant(maxTokens <= MOST_VECTOR_TOKENS, `${s.name} is for rows that one block has, found ${maxTokens}`);
+    const { columns } = vectorProduct(s.projection.linear, maxTokens);
+    invariant(s.headDim % columns === 0, `${s.name} is for heads of whole blocks of ${columns} columns, found ${s.headDim}`);
     return { ...linearInVectors(s.projection.linear, maxTokens), skeleton: "linear_store_kv" };
   },
   linear: (s, maxTokens, dialect) => {

@@ -209,7 +209,7 @@ function projected(k: number, shape: Parameters<typeof storeKvSpec>[0]): KernelS
     out: buffer("x", heads * shape.headDim),
   };
   const counters = { ...buffer("counters", heads, "i32"), rows: 1 };
-  return { ...storeKvSpec(shape), projection: { linear, counters } };
+  return { ...storeKvSpec(shape), projection: { linear: { ...linear, name: kernelName(linear) }, counters } };
 }
 
 /** Blocks share its sums two by two. */

@@ -202,8 +202,7 @@ function storeKv(s: StoreKvKernel): TemplateContext {
     const source = called[sources.findIndex((x) => x.name === c.x.name)] as string;
     return {
       name,
-      when: { q: `if (index < ${first + c.numHeads})`, k: `} else if (index < ${first + c.numHeads})`, v: "} else" }[name],
-      head: first === 0 ? "index" : `index - ${first}`,
+      h: first === 0 ? "head_index" : `head_index - ${first}`,
       source,
       sourceCols: c.x.cols,
       from: `${c.col}${sources.length === 1 ? "" : ` of ${source}`}`,

@@ -64,7 +64,7 @@ const names: { readonly [K in KernelKind]: (spec: KernelOf<K>) => readonly strin
   ],
 };
 
-/** Rows of a fused projection are `x`; of three projections `x0`, `x1`, `x2`. */
+/** Rows of a fused projection are `x`; of three projections `x0`, `x1`, `x2`; of one in the same kernel `qkv`. */
 export function sourceNames(s: KernelOf<"store_kv">): string[] {
   if (s.projection) return [PROJECTED];
   const sources = headSources(s);

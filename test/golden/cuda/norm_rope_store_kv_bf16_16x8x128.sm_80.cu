@@ -20,7 +20,6 @@ constexpr int kHeadDim = 128;
 constexpr int kPerLane = (kHeadDim + 31) / 32;
 constexpr int kKvHeads = 8;
 constexpr int kBlockSize = 64;
-constexpr int kHeads = 32;
 
 // A lane's elements lane, lane + 32, … of one head.
 struct Head {
@@ -88,28 +87,25 @@ INGOT_KERNEL(128, 1) norm_rope_store_kv_bf16_16x8x128(
   wait_for_inputs();
   const int t = block_id();
   if (t >= *num_rows) return;
-  for (int index = warp_id(); index < kHeads; index += kWarps) {
-    const int position = positions[t];
-    const int64_t block = block_tables[int64_t(seq_ids[t]) * *blocks_per_table + position / kBlockSize];
-    cached* keys = cache + (block * kKvHeads * 2 * kBlockSize + position % kBlockSize) * kHeadDim;
-    Head head;
-    if (index < 16) {
-      const int h = index;
-      head.load(x + int64_t(t) * 4096 + h * kHeadDim);
-      head.normalize(q_gain, 0.000001f);
-      head.rotate<64, false>(q_angles + int64_t(t) * 128, room);
-      head.store(out + (int64_t(t) * 16 + h) * kHeadDim);
-    } else if (index < 24) {
-      const int h = index - 16;
-      head.load(x + int64_t(t) * 4096 + 2048 + h * kHeadDim);
-      head.normalize(k_gain, 0.000001f);
-      head.rotate<64, false>(k_angles + int64_t(t) * 128, room);
-      head.store(keys + h * 2 * kBlockSize * kHeadDim);
-    } else {
-      const int h = index - 24;
-      head.load(x + int64_t(t) * 4096 + 3072 + h * kHeadDim);
-      head.store(keys + (h * 2 + 1) * kBlockSize * kHeadDim);
-    }
+  const int position = positions[t];
+  const int64_t block = block_tables[int64_t(seq_ids[t]) * *blocks_per_table + position / kBlockSize];
+  cached* keys = cache + (block * kKvHeads * 2 * kBlockSize + position % kBlockSize) * kHeadDim;
+  Head head;
+  for (int h = warp_id(); h < 16; h += kWarps) {
+    head.load(x + int64_t(t) * 4096 + h * kHeadDim);
+    head.normalize(q_gain, 0.000001f);
+    head.rotate<64, false>(q_angles + int64_t(t) * 128, room);
+    head.store(out + (int64_t(t) * 16 + h) * kHeadDim);
+  }
+  for (int h = warp_id(); h < 8; h += kWarps) {
+    head.load(x + int64_t(t) * 4096 + 2048 + h * kHeadDim);
+    head.normalize(k_gain, 0.000001f);
+    head.rotate<64, false>(k_angles + int64_t(t) * 128, room);
+    head.store(keys + h * 2 * kBlockSize * kHeadDim);
+  }
+  for (int h = warp_id(); h < 8; h += kWarps) {
+    head.load(x + int64_t(t) * 4096 + 3072 + h * kHeadDim);
+    head.store(keys + (h * 2 + 1) * kBlockSize * kHeadDim);
   }
 }
 

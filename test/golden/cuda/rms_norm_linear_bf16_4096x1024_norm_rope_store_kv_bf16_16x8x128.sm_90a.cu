@@ -52,7 +52,6 @@ constexpr int kHeadDim = 128;
 constexpr int kPerLane = (kHeadDim + 31) / 32;
 constexpr int kKvHeads = 8;
 constexpr int kBlockSize = 64;
-constexpr int kHeads = 32;
 
 // A lane's elements lane, lane + 32, … of one head.
 struct Head {
@@ -99,6 +98,7 @@ struct Head {
   INGOT_DEVICE static bool holds(int i) { return index(i) < kHeadDim; }
 };
 
+constexpr int kHeads = 32; // of q, k and v
 constexpr int kBlocksOfHead = kHeadDim / (kWarps * kColumns);
 static_assert(kBlocksOfHead * kWarps * kColumns == kHeadDim && kUnits == kHeads * kBlocksOfHead, "blocks are of one head each");
 
@@ -114,7 +114,8 @@ INGOT_DEVICE void write(const Slots& slots, int row, int col, float acc) {
 
 }  // namespace
 
-INGOT_KERNEL(256, 1) rms_norm_linear_bf16_4096x1024_norm_rope_store_kv_bf16_16x8x128(
+// Four blocks share a multiprocessor: sums alone leave the registers for it, and heads must not take more.
+INGOT_KERNEL(256, 4) rms_norm_linear_bf16_4096x1024_norm_rope_store_kv_bf16_16x8x128(
     const float* x,  // (rows, 1024) f32
     const float* gain,  // (1024) f32
     const bf16* w,  // (4096, 1024) bf16
@@ -167,8 +168,8 @@ INGOT_KERNEL(256, 1) rms_norm_linear_bf16_4096x1024_norm_rope_store_kv_bf16_16x8
       if (col0 + c < kN) write(slots, row0 + t, col0 + c, sums[t][c]);
     }
   }
-  const int index = block_id() % kUnits / kBlocksOfHead;
-  if (!is_last_to_come(counters + index, kBlocksOfHead)) return;
+  const int head_index = block_id() % kUnits / kBlocksOfHead; // among those of q, k and v
+  if (!is_last_to_come(counters + head_index, kBlocksOfHead)) return;
   INGOT_SHARED(float, rooms, kWarps * kHeadDim);
   float* room = rooms + warp_id() * kHeadDim;
   for (int t = warp_id(); t < rows; t += kWarps) {
@@ -176,20 +177,19 @@ INGOT_KERNEL(256, 1) rms_norm_linear_bf16_4096x1024_norm_rope_store_kv_bf16_16x8
     const int64_t block = block_tables[int64_t(seq_ids[t]) * *blocks_per_table + position / kBlockSize];
     cached* keys = cache + (block * kKvHeads * 2 * kBlockSize + position % kBlockSize) * kHeadDim;
     Head head;
-    if (index < 16) {
-      const int h = index;
+    if (const int h = head_index; h >= 0 && h < 16) {
       head.load(qkv + int64_t(t) * 4096 + h * kHeadDim);
       head.normalize(q_gain, 0.000001f);
       head.rotate<64, false>(q_angles + int64_t(t) * 128, room);
       head.store(out + (int64_t(t) * 16 + h) * kHeadDim);
-    } else if (index < 24) {
-      const int h = index - 16;
+    }
+    if (const int h = head_index - 16; h >= 0 && h < 8) {
       head.load(qkv + int64_t(t) * 4096 + 2048 + h * kHeadDim);
       head.normalize(k_gain, 0.000001f);
       head.rotate<64, false>(k_angles + int64_t(t) * 128, room);
       head.store(keys + h * 2 * kBlockSize * kHeadDim);
-    } else {
-      const int h = index - 24;
+    }
+    if (const int h = head_index - 24; h >= 0 && h < 8) {
       head.load(qkv + int64_t(t) * 4096 + 3072 + h * kHeadDim);
       head.store(keys + (h * 2 + 1) * kBlockSize * kHeadDim);
     }

@@ -20,7 +20,6 @@ constexpr int kHeadDim = 128;
 constexpr int kPerLane = (kHeadDim + 31) / 32;
 constexpr int kKvHeads = 2;
 constexpr int kBlockSize = 64;
-constexpr int kHeads = 36;
 
 // A lane's elements lane, lane + 32, … of one head.
 struct Head {
@@ -77,26 +76,23 @@ INGOT_KERNEL(128, 1) rope_store_kv_bf16_32x2x128(
   wait_for_inputs();
   const int t = block_id();
   if (t >= *num_rows) return;
-  for (int index = warp_id(); index < kHeads; index += kWarps) {
-    const int position = positions[t];
-    const int64_t block = block_tables[int64_t(seq_ids[t]) * *blocks_per_table + position / kBlockSize];
-    cached* keys = cache + (block * kKvHeads * 2 * kBlockSize + position % kBlockSize) * kHeadDim;
-    Head head;
-    if (index < 32) {
-      const int h = index;
-      head.load(x + int64_t(t) * 4608 + h * kHeadDim);
-      head.rotate<32, true>(q_angles + int64_t(t) * 64, room);
-      head.store(out + (int64_t(t) * 32 + h) * kHeadDim);
-    } else if (index < 34) {
-      const int h = index - 32;
-      head.load(x + int64_t(t) * 4608 + 4096 + h * kHeadDim);
-      head.rotate<32, true>(k_angles + int64_t(t) * 64, room);
-      head.store(keys + h * 2 * kBlockSize * kHeadDim);
-    } else {
-      const int h = index - 34;
-      head.load(x + int64_t(t) * 4608 + 4352 + h * kHeadDim);
-      head.store(keys + (h * 2 + 1) * kBlockSize * kHeadDim);
-    }
+  const int position = positions[t];
+  const int64_t block = block_tables[int64_t(seq_ids[t]) * *blocks_per_table + position / kBlockSize];
+  cached* keys = cache + (block * kKvHeads * 2 * kBlockSize + position % kBlockSize) * kHeadDim;
+  Head head;
+  for (int h = warp_id(); h < 32; h += kWarps) {
+    head.load(x + int64_t(t) * 4608 + h * kHeadDim);
+    head.rotate<32, true>(q_angles + int64_t(t) * 64, room);
+    head.store(out + (int64_t(t) * 32 + h) * kHeadDim);
+  }
+  for (int h = warp_id(); h < 2; h += kWarps) {
+    head.load(x + int64_t(t) * 4608 + 4096 + h * kHeadDim);
+    head.rotate<32, true>(k_angles + int64_t(t) * 64, room);
+    head.store(keys + h * 2 * kBlockSize * kHeadDim);
+  }
+  for (int h = warp_id(); h < 2; h += kWarps) {
+    head.load(x + int64_t(t) * 4608 + 4352 + h * kHeadDim);
+    head.store(keys + (h * 2 + 1) * kBlockSize * kHeadDim);
   }
 }
 

@@ -61,6 +61,15 @@ function attend(spec: AttentionKernel, sequences: readonly TestSequence[], optio
   return relativeError(result.out, reference.buffers.get("out")!);
 }
 
+/** ‖Δ‖/‖ref‖ of a cache of keys or values. Slots nobody wrote keep what they held: NaN on both sides. */
+function cacheError(got: Float32Array, want: Float32Array): number {
+  expect(got.map(Number.isNaN as never).join()).toBe(want.map(Number.isNaN as never).join());
+  const own = (x: Float32Array) => x.filter((v) => !Number.isNaN(v));
+  return relativeError(own(got), own(want));
+}
+/** Some elements lie between two of the cache's dtype and are rounded to either. */
+const CACHE_LIMIT = { f32: 3e-6, f16: 1e-4, bf16: 4e-4, fp8_e4m3: 4e-3 };
+
 describe("store_kv", () => {
   it.each([
     { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
@@ -74,13 +83,8 @@ describe("store_kv", () => {
     const env = randomEnvironment(spec, randomSource(seed), { sequences: mixed, blockSize: 64 });
     const { result, reference } = compare(spec, env, { padding: 2 });
     expect(relativeError(result.out, reference.buffers.get("out")!)).toBeLessThan(2e-6);
-    const limit = { f32: 2e-6, f16: 1e-4, bf16: 4e-4, fp8_e4m3: 4e-3 }[shape.dtype];
     for (const half of ["k", "v"] as const) {
-      const [got, want] = [result.kv![half], reference.kv(0)[half]];
-      // Slots nobody wrote keep what they held: NaN on both sides.
-      expect(got.map(Number.isNaN as never).join()).toBe(want.map(Number.isNaN as never).join());
-      const own = (x: Float32Array) => x.filter((v) => !Number.isNaN(v));
-      expect(relativeError(own(got), own(want))).toBeLessThan(limit);
+      expect(cacheError(result.kv![half], reference.kv(0)[half])).toBeLessThan(CACHE_LIMIT[shape.dtype]);
     }
   });
 });
@@ -94,14 +98,23 @@ describe.each([
       { length: 130, tokens: 1 },
     ],
   },
-] as const)("linear_store_kv of up to $maxTokens rows", ({ maxTokens, sequences }) => {
+  {
+    maxTokens: 4,
+    sequences: [
+      { length: 64, tokens: 1 },
+      { length: 66, tokens: 3 },
+    ],
+  },
+] as const)("linear_store_kv of up to $maxTokens rows (%#)", ({ maxTokens, sequences }) => {
   it.each([
     { heads: 3, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
     { heads: 4, kvHeads: 1, headDim: 80, norm: false, half: 20, style: "interleaved", dtype: "f16" },
     { heads: 40, kvHeads: 4, headDim: 128, norm: true, half: 64, style: "half", dtype: "bf16" },
     { heads: 2, kvHeads: 1, headDim: 16, norm: false, half: 0, style: "half", dtype: "f32" },
+    { heads: 2, kvHeads: 2, headDim: 256, norm: false, half: 64, style: "half", dtype: "fp8_e4m3" },
   ] as const)("multiplies rows and stores $heads + $kvHeads heads of $headDim as $dtype", (shape) => {
-    const { heads, kvHeads, headDim, dtype } = shape;
+    const { heads, kvHeads, headDim } = shape;
+    const dtype = shape.dtype === "fp8_e4m3" ? "bf16" : shape.dtype;
     const [n, k] = [(heads + 2 * kvHeads) * headDim, 72];
     for (const hasNorm of [false, true]) {
       const linear: LinearKernel = {
@@ -113,17 +126,16 @@ describe.each([
       const counters = { ...buffer("counters", heads + 2 * kvHeads, "i32"), rows: 1 };
       const spec: StoreKvKernel = { ...storeKvSpec(shape), projection: { linear, counters } };
       const env = randomEnvironment(spec, randomSource(seed), { sequences, blockSize: 64 });
-      for (const order of ["forward", "reverse", "random", "greedy"] as const) {
-        const { result, reference } = compare(spec, env, { maxTokens, order });
-        const limit = hasNorm ? { f32: 3e-6, f16: 3e-3, bf16: 2e-2 }[dtype] : 3e-6;
-        expect(relativeError(result.out, reference.buffers.get("out")!)).toBeLessThan(limit);
-        expect(relativeError(result.outs.get("x")!, reference.buffers.get("x")!)).toBeLessThan(limit);
-        for (const half of ["k", "v"] as const) {
-          const [got, want] = [result.kv![half], reference.kv(0)[half]];
-          expect(got.map(Number.isNaN as never).join()).toBe(want.map(Number.isNaN as never).join());
-          const own = (x: Float32Array) => x.filter((v) => !Number.isNaN(v));
-          expect(relativeError(own(got), own(want))).toBeLessThan({ f32: 3e-6, f16: 3e-3, bf16: 2e-2 }[dtype]);
-        }
+      for (const order of hasNorm ? (["reverse", "greedy"] as const) : (["forward", "random"] as const)) {
+        const { result, reference } = compare(spec, env, { maxTokens, order, padding: 2 });
+        const limit = hasNorm ? { f32: 3e-6, f16: 3e-4, bf16: 2e-3 }[dtype] : 3e-6;
+        const errors = [
+          relativeError(result.out, reference.buffers.get("out")!),
+          relativeError(result.outs.get("x")!, reference.buffers.get("x")!),
+          ...(["k", "v"] as const).map((half) => cacheError(result.kv![half], reference.kv(0)[half])),
+        ];
+        for (const [i, error] of errors.entries())
+          expect(error).toBeLessThan(i < 2 ? limit : Math.max(limit, CACHE_LIMIT[shape.dtype]));
       }
     }
   });
