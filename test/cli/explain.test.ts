@@ -64,6 +64,25 @@ describe("ingot compile --explain", () => {
     });
   });
 
+  it("tells what is fused and written all the same: columns that become heads in the same CUDA kernel", async () => {
+    const flags = ["--no-build", "--target", "cuda:sm_80", "-o", join(scratch, "cuda"), "--explain", "--json"];
+    const { stdout } = await run(["compile", pebble, ...flags]);
+    const { explanation } = JSON.parse(stdout) as { explanation: KernelExplanation[] };
+    const stores = explanation.filter((kernel) => kernel.anchor === "store_kv");
+    const rules = stores.map(({ name, reasons }) => [name, reasons.find(({ rule }) => rule.includes("rope"))?.rule]);
+    expect(rules).toEqual([
+      [
+        expect.stringMatching(/^rms_norm_linear_.*_store_kv_/),
+        expect.stringMatching(/^in the same kernel, .*: rms_norm, cast, linear, rope$/),
+      ],
+      [expect.stringMatching(/^rms_norm_linear_.*_t4$/), expect.stringMatching(/^in the same kernel, /)],
+      [
+        expect.stringMatching(/^norm_rope_store_kv_/),
+        expect.stringMatching(/^fused into the store_kv, so that nothing in between is stored/),
+      ],
+    ]);
+  });
+
   it("says of products why they are apart: norms over rows stand between q, k and attention", async () => {
     const model = join(root, "test", "models", "olmo2");
     const flags = ["--no-build", "--target", "cpu:avx2", "-o", join(scratch, "apart"), "--explain", "--json"];
