@@ -184,18 +184,22 @@ INGOT_DEVICE void atomic_add(uint64_t* sum, uint64_t x) {
   if (high > 0) atomicAdd(halves + 1, high);
 }
 
+INGOT_DEVICE void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 // Whether this block is the last of `total` to come to `counter`, which is 0 before the first and after the last. What the others wrote
-// before they came is seen by every thread of the last one. Called by all threads of a block.
+// before they came is seen by every thread of the last one. Called by all threads of a block: the barriers carry to all what the fences
+// of one order.
 INGOT_DEVICE bool is_last_to_come(int32_t* counter, int total) {
   __shared__ bool is_last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    fence_device();
     is_last = atomicAdd(counter, 1) == total - 1;
-    if (is_last) *counter = 0;
+    if (is_last) {
+      *counter = 0;
+      fence_device();
+    }
   }
   __syncthreads();
-  if (is_last) __threadfence();
   return is_last;
 }
 // What the kernel before wrote may be read after `wait_for_inputs`: every kernel says it, before it reads a buffer of the arena or writes
@@ -209,6 +213,12 @@ INGOT_DEVICE void let_next_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+// An extent of the step, before `wait_for_inputs`: from L2, since the L1 of a kernel that begins early may hold an earlier step's.
+INGOT_DEVICE int32_t load_extent(const int32_t* extent) {
+  int32_t value;
+  asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(value) : "l"(extent));
+  return value;
 }
 
 }  // namespace ingot

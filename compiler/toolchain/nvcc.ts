@@ -27,7 +27,8 @@ export function nvccToolchain(arch: CudaArch, nvcc: string | undefined = process
   const found = findNvcc(nvcc);
   if (found === null) throw new ToolchainError(`no nvcc was found (looked for ${USUAL_PLACES.join(", ")}). ${REMEDY}`);
   const { command, version } = found;
-  const flags = ["-std=c++17", ...cudaDialects[arch].flags];
+  // Not compressed: what nvcc 13 does it with, drivers before 12.4 cannot undo.
+  const flags = ["-std=c++17", "-no-compress", ...cudaDialects[arch].flags];
   return {
     command,
     version,

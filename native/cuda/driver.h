@@ -34,8 +34,8 @@ enum FunctionAttribute : int { kMaxThreadsPerBlock = 0, kPtxVersion = 5, kMaxDyn
 enum JitOption : int { kErrorLogBuffer = 5, kErrorLogBufferSizeBytes = 6 };
 inline constexpr unsigned kStreamNonBlocking = 1, kCaptureThreadLocal = 1, kEventBlockingSync = 1;
 
-// CUlaunchAttribute with the one attribute used: the next grid of the stream may begin before this one's predecessor has ended.
-struct LaunchAttribute {
+// CUlaunchAttribute with the one attribute used: this grid may begin before its predecessor in the stream has ended.
+struct alignas(8) LaunchAttribute {
   static constexpr int kProgrammaticStreamSerialization = 6;
   int id;
   char pad[4];

@@ -81,16 +81,17 @@ ModuleHandle Kernels::load(const Context& context, const KernelSpec& spec, const
   std::string message = "kernel " + spec.name + " does not load: " + driver_.words(result);
   if (log[0] != '\0') message += ": " + std::string(log);
   if (result == kOutOfMemory) fail(message + ": the GPU's memory is full; end what else uses it, see nvidia-smi");
-  if (result == kUnsupportedPtxVersion) {
-    fail(message + ": driver " + driver_.version() +
-         " is older than the compiler of the kernels: update the driver, or build again with an older CUDA toolkit ($NVCC)");
-  }
-  if (!is_wrong_architecture(result)) {
-    fail(message + ": the kernel library is damaged: build it again with `ingot build`");
-  }
+  const std::string older = "driver " + driver_.version() +
+                            " is older than the compiler of the kernels: update the driver, or build again with an older CUDA toolkit ($NVCC)";
+  const DeviceFacts facts = context.facts();
   const std::string architectures = architectures_of(copy.data(), copy.size());
+  const bool is_for_this = architectures.find("sm_" + std::to_string(10 * facts.major + facts.minor)) != std::string::npos;
+  if (result == kUnsupportedPtxVersion || (is_wrong_architecture(result) && is_for_this)) fail(message + ": " + older);
+  if (!is_wrong_architecture(result)) {
+    fail(message + ": the kernel library is damaged: build it again with `ingot build`; or " + older);
+  }
   fail(message + ": it is built for " + (architectures.empty() ? "another architecture" : architectures) + ", this is an " +
-       context.describe() + ": " + build_again(context.facts()));
+       context.describe() + ": " + build_again(facts));
 }
 
 void Kernels::check_blocks(size_t kernel, int64_t blocks) const {

@@ -142,6 +142,7 @@ void ProgramStream::enqueue(Job& job, size_t slot_index, bool is_profiled) {
 }
 
 void ProgramStream::launch(const std::vector<Step>& steps) const {
+  // The first waits for the copy of inputs: extents may be read before `wait_for_inputs`, and every wait ends after that copy.
   bool follows_kernel = false;
   for (const Step& step : steps) {
     if (step.blocks == 0) continue;

@@ -120,11 +120,13 @@ describe("loading says what is wrong and what to do", () => {
     expect(load).toThrow(
       /kernel gemm does not load: CUDA_ERROR_UNSUPPORTED_PTX_VERSION .*: driver 12\.4 is older than the compiler of the kernels: update the driver, or/,
     );
+    // Machine code for this GPU that the driver does not know the format of.
+    expect(() => create(kernelOf(cubin(90)), { sm: 90, driver: 11080 })).toThrow(/driver 11\.8 is older than the compiler/);
   });
 
   it("when an image is damaged", () => {
     expect(() => create(kernelOf(new Uint8Array(64)))).toThrow(
-      /kernel gemm does not load: CUDA_ERROR_INVALID_IMAGE .*: the kernel library is damaged/,
+      /kernel gemm does not load: CUDA_ERROR_INVALID_IMAGE .*: the kernel library is damaged: build it again with `ingot build`; or driver 12\.4 is older/,
     );
   });
 
@@ -163,8 +165,8 @@ describe("the boundary refuses", () => {
     ["a fractional device", () => ({ device: 0.5 }), "options.device must be a whole number from 0"],
     [
       "a kernel index outside",
-      () => program({ kernel: 8 }),
-      "options.programs[0].steps[0].kernel must be a whole number from 0 to 7, found 8",
+      () => program({ kernel: 9 }),
+      "options.programs[0].steps[0].kernel must be a whole number from 0 to 8, found 9",
     ],
     ["a kernel by name", () => program({ kernel: "count_up" }), "steps[0].kernel must be a number"],
     [

@@ -177,19 +177,20 @@ describe("a run", () => {
         { steps: [step("set_to", [1], ["array", 0], ["array", 2])] },
       ],
     });
-    const [last, total] = [new Int32Array(1), new Int32Array(1)];
-    const run = (program: number, ...numbers: number[]) =>
-      executor.run(program, symbols(numbers.length), symbols(64), [Int32Array.from(numbers), last, total], []);
+    const [last, total, earlier] = [new Int32Array(1), new Int32Array(1), new Int32Array(1)];
+    const runInto = (into: Int32Array, program: number, ...numbers: number[]) =>
+      executor.run(program, symbols(numbers.length), symbols(64), [Int32Array.from(numbers), last, into], []);
+    const run = (program: number, ...numbers: number[]) => runInto(total, program, ...numbers);
     await run(1, 0);
     await run(0, 1);
     await run(0, 2);
     await run(0, 3);
     expect(calls(session.log, "cuGraphLaunch")).toHaveLength(2);
     const allocations = calls(session.log, "cuMemAlloc").length;
-    const before = run(0, 4);
+    const before = runInto(earlier, 0, 4);
     const grown = run(0, 0, 0, 0, 0, 5); // 20 bytes, while another run is in flight
     await before;
-    expect(total[0]).toBe(1234);
+    expect(earlier[0]).toBe(1234);
     await grown;
     expect([last[0], total[0]]).toEqual([5, 12345]);
     expect(calls(session.log, "cuMemAlloc")).toHaveLength(allocations + 1);

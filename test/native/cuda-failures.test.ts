@@ -92,6 +92,14 @@ describe("a kernel that fails on the device", () => {
     );
   });
 
+  it("is found out where it overlaps the one before and never waits", async () => {
+    const [count, hurry] = [step("count_up", [1], ["arena", 0]), step("hurry", [1], ["arena", 64])];
+    const executor = create({ programs: [{ steps: [hurry, count] }, { steps: [count, hurry] }] }, { sm: 90 });
+    await executor.run(0, symbols(1), symbols(1), [], []); // the first of a program overlaps nothing
+    const error = await executor.run(1, symbols(1), symbols(1), [], []).then(String, String);
+    expect(error).toContain("hurry: overlaps the kernel before, and no thread called wait_for_inputs");
+  });
+
   it("rejects its run and later ones with what happened, and the executor closes", async () => {
     const executor = create({
       arrays: [output(4)],

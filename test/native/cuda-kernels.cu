@@ -55,6 +55,12 @@ count_up(int32_t* number) {
   if (thread_id() == 0) number[0] += 1;
 }
 
+// Writes at once.
+INGOT_KERNEL(32, 1)
+hurry(int32_t* number) {
+  if (thread_id() == 0) number[0] = 1;
+}
+
 // out = the last of 25,600 numbers that pass through dynamic shared memory.
 INGOT_KERNEL(256, 1)
 through_shared(int32_t* out) {

@@ -14,7 +14,7 @@ export const ARENA_BYTES = 4096;
 export const KV_BYTES = 4096;
 
 const IMAGE_OFFSET = 512;
-const NAMES = ["arrive", "see", "append", "set_to", "take_last", "count_up", "through_shared", "overrun"] as const;
+const NAMES = ["arrive", "see", "append", "set_to", "take_last", "count_up", "hurry", "through_shared", "overrun"] as const;
 export type KernelName = (typeof NAMES)[number];
 
 export const temporary = (): string => mkdtempSync(join(tmpdir(), "ingot-cuda-"));

@@ -124,7 +124,8 @@ void fail(const std::string& report) {
   leave_fibers();
 }
 
-std::string launch(Entry entry, int num_blocks, int threads, size_t dynamic_bytes, void** params, const Schedule& schedule) {
+std::string launch(Entry entry, int num_blocks, int threads, size_t dynamic_bytes, void** params, const Schedule& schedule,
+                   bool overlaps) {
   const std::lock_guard<std::mutex> lock(one_call);
   if (num_blocks < 1) return "launch: a grid of " + std::to_string(num_blocks) + " blocks; at least 1 must run";
   if (threads < 1 || threads > kMaxThreads) return "launch: " + std::to_string(threads) + " threads a block; 1 to 1024 are possible";
@@ -149,11 +150,14 @@ std::string launch(Entry entry, int num_blocks, int threads, size_t dynamic_byte
 
   std::vector<int> ids(static_cast<size_t>(num_blocks));
   std::iota(ids.begin(), ids.end(), 0);
+  bool has_waited = false;
   for (size_t i = 0; i < ids.size() && failure.empty(); ++i) {
     if (schedule.order == Order::kRandom) std::swap(ids[i], ids[i + next_random() % (ids.size() - i)]);
     run_block(schedule.order == Order::kReverse ? ids[ids.size() - 1 - i] : ids[i], schedule);
+    has_waited |= block.inputs_barriers != UINT32_MAX;
   }
   is_checked = false;
+  if (failure.empty() && overlaps && !has_waited) failure = "overlaps the kernel before, and no thread called wait_for_inputs";
   return failure.empty() ? broken_red_zones() : failure;
 }
 

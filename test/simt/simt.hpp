@@ -26,8 +26,10 @@ struct Schedule {
 bool order_of(const char* word, Order* order);
 
 // Runs a grid of `num_blocks` blocks of `threads` threads with `dynamic_bytes` of dynamic shared memory. Returns "" or a report that
-// names the block, the thread, the operation and the line of kernel text.
-std::string launch(Entry kernel, int num_blocks, int threads, size_t dynamic_bytes, void** params, const Schedule& schedule = {});
+// names the block, the thread, the operation and the line of kernel text. A grid that `overlaps` the one before must wait for it in some
+// block: else it would be done before, and who waits for it alone would not wait for what came earlier.
+std::string launch(Entry kernel, int num_blocks, int threads, size_t dynamic_bytes, void** params, const Schedule& schedule = {},
+                   bool overlaps = false);
 
 // Memory a kernel may touch, filled with 0xFF (NaN in every float type), 256-byte aligned; `name` is what reports call it.
 void* device_alloc(size_t bytes, const std::string& name);

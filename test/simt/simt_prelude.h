@@ -127,5 +127,6 @@ INGOT_DEVICE void atomic_add(uint64_t* sum, uint64_t x) { simt::atomic_add(sum, 
 
 INGOT_DEVICE void wait_for_inputs() { simt::wait_for_inputs(); }
 INGOT_DEVICE void let_next_begin() { simt::let_next_begin(); }
+INGOT_DEVICE int32_t load_extent(const int32_t* extent) { return *extent; }
 
 }  // namespace ingot

@@ -101,10 +101,12 @@ export const cudaContexts: { readonly [K in KernelKind]: ContextOf<K> } = {
   sample: (s) => ({ vocab: s.vocabSize, ...rowCount(s.logits.rows) }),
 };
 
-/** How many rows this step has: a number, or what the extent's parameter points at. */
-const rowCount = (rows: Dim): { readonly rowCount: string } => ({
-  rowCount: typeof rows === "number" ? `${rows}` : rows.times === 1 ? "*num_rows" : `*num_rows * ${rows.times}`,
-});
+/** How many rows this step has, a number or what the extent's parameter points at; and how that is asked before `wait_for_inputs`. */
+function rowCount(rows: Dim): { readonly rowCount: string; readonly earlyRowCount: string } {
+  const times = (extent: string, n: number) => (n === 1 ? extent : `${extent} * ${n}`);
+  const count = (extent: string) => (typeof rows === "number" ? `${rows}` : times(extent, rows.times));
+  return { rowCount: count("*num_rows"), earlyRowCount: count("load_extent(num_rows)") };
+}
 
 /** What every kernel says that reads rows of x in their own or in a gathered order. */
 function gathered(s: RmsNormKernel | LayerNormKernel | GatherKernel): TemplateContext {

@@ -174,7 +174,7 @@ INGOT_KERNEL(128, 1) linear_bf16_1024x3072_2parts__add(
     const int32_t* num_rows  // rows of this step
 ) {
   INGOT_DYNAMIC_SHARED(memory);
-  const int rows = *num_rows;
+  const int rows = load_extent(num_rows);
   const int tiles = max_of(1, ceil_div(rows, kTileT));
   const int tile = block_id() / kParts, part = block_id() % kParts;
   const int col0 = tile / tiles * kColumns, row0 = tile % tiles * kTileT;

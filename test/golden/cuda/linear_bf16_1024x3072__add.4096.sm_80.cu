@@ -162,7 +162,7 @@ INGOT_KERNEL(128, 1) linear_bf16_1024x3072__add(
     const int32_t* num_rows  // rows of this step
 ) {
   INGOT_DYNAMIC_SHARED(memory);
-  const int rows = *num_rows;
+  const int rows = load_extent(num_rows);
   const int tiles = max_of(1, ceil_div(rows, kTileT));
   const int col0 = block_id() / tiles * kColumns, row0 = block_id() % tiles * kTileT;
   if (col0 >= kN) return;

@@ -168,16 +168,16 @@ void check_shape(const Function& function, const LaunchConfig& config) {
   }
 }
 
-Operation launch_of(const Function& function, const LaunchConfig& config, void** params) {
+Operation launch_of(const Function& function, const LaunchConfig& config, void** params, bool overlaps) {
   // Parameters are read now and not when the kernel runs, as the driver does.
   std::vector<uint64_t> values(function.num_params);
   for (size_t i = 0; i < values.size(); ++i) memcpy(&values[i], params[i], sizeof values[i]);
   return {[name = function.name, entry = function.entry, values, blocks = config.grid[0], threads = config.block[0],
-           bytes = config.shared_bytes]() mutable {
+           bytes = config.shared_bytes, overlaps]() mutable {
     std::vector<void*> pointers;
     for (uint64_t& value : values) pointers.push_back(&value);
     const std::string report =
-        simt::launch(entry, static_cast<int>(blocks), static_cast<int>(threads), bytes, pointers.data(), model().schedule);
+        simt::launch(entry, static_cast<int>(blocks), static_cast<int>(threads), bytes, pointers.data(), model().schedule, overlaps);
     if (!report.empty()) refuse(kLaunchFailed, name + ": " + report);
   }};
 }
@@ -281,8 +281,8 @@ FAKE_CUDA_API cuLaunchKernelEx(const LaunchConfig* config, Handle function, void
     const Function& launched = function_of(function);
     if (extra != nullptr) refuse(kInvalidValue, "extra must be null");
     if (params == nullptr && launched.num_params > 0) refuse(kInvalidValue, launched.name + " has parameters and none are given");
-    overlaps(launched, *config);
+    const bool is_overlapping = overlaps(launched, *config);
     check_shape(launched, *config);
-    enqueue(streams().get(config->stream), launch_of(launched, *config, params));
+    enqueue(streams().get(config->stream), launch_of(launched, *config, params, is_overlapping));
   });
 }
