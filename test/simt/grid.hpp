@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -37,7 +38,7 @@ struct Block {
   char* shared = nullptr;
   size_t shared_end = 0;  // offset behind the last array
   size_t static_bytes = 0, dynamic_bytes = 0;
-  std::vector<SharedArray> arrays;
+  std::deque<SharedArray> arrays;  // whose elements stay where they are when more are declared: the checker keeps the last it found
   bool is_last = false;  // of is_last_to_come
   // Barriers passed when the first thread had waited for its inputs; none yet: UINT32_MAX.
   uint32_t inputs_barriers = UINT32_MAX;
