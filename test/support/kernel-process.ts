@@ -33,9 +33,12 @@ const { LD_PRELOAD: _, INGOT_TEST_CXXFLAGS: instrumentation = "", ...environment
 /** Whether the long sweeps were asked for. */
 export const fullSweep = process.env.INGOT_TEST_FULL === "1";
 
+/** Which twin the short test run takes. */
+const drawn = Math.floor(2 * Math.random());
+
 /**
- * What kernels are tested on here: every level this processor runs, and the twins over plain C++. The short test run leaves
- * out the levels between the plainest and the most able; the full one (INGOT_TEST_FULL=1) adds NEON under emulation.
+ * What kernels are tested on here: every level this processor runs, and the twins over plain C++. The short test run takes the plainest and
+ * the most able level and a twin drawn by chance; the full one (INGOT_TEST_FULL=1) adds NEON under emulation.
  */
 export function runners(full = fullSweep): Runner[] {
   const compiler = findCompiler();
@@ -47,12 +50,15 @@ export function runners(full = fullSweep): Runner[] {
     twin("pair twin", "avx512-bf16", "prelude.cpu.pairs.h", "INGOT_PAIR_TWIN", compiler),
     twin("tile twin", "avx512-amx", "prelude.cpu.tiles.h", "INGOT_TILE_TWIN", compiler),
   ];
-  if (!full) return [...new Set([native[0] as Runner, native.at(-1) as Runner, ...twins])];
+  if (!full) return [...new Set([native[0] as Runner, native.at(-1) as Runner, twins[drawn] as Runner])];
   const neon = native.some((r) => r.isa === "neon") ? null : emulatedNeon();
   if (!neon && process.arch !== "arm64")
     console.log("NEON kernels are not run: qemu-user-static or g++-aarch64-linux-gnu is not installed");
   return [...native, ...twins, ...(neon ? [neon] : [])];
 }
+
+/** The same without twins, which differ in products alone: for kernels that multiply no matrices. */
+export const plainRunners = (): Runner[] => runners().filter(({ isa, dialect }) => dialect === cpuDialects[isa]);
 
 /** A level's kernels over plain C++ lanes and the twin of its own instructions in `prelude`: any machine. */
 function twin(name: string, isa: Isa, prelude: string, define: string, compiler: Compiler): Runner {

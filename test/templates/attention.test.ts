@@ -4,7 +4,7 @@ import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { KernelSpec } from "../../compiler/kernels/spec.ts";
 import { relativeError } from "../support/closeness.ts";
-import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
+import { fullSweep, plainRunners, type Runner, runners } from "../support/kernel-process.ts";
 import { type KernelResult, runKernel } from "../support/kernel-runner.ts";
 import {
   attentionSpec,
@@ -42,7 +42,7 @@ function compare(
 }
 
 // The twins add nothing here but the layout of the output.
-describe.each(runners().filter((r) => fullSweep || !r.name.includes("twin")))("attention on $name", (runner) => {
+describe.each(fullSweep ? runners() : plainRunners())("attention on $name", (runner) => {
   it.each([
     { heads: 4, kvHeads: 2, headDim: 64, norm: true, half: 32, style: "half", dtype: "bf16" },
     { heads: 3, kvHeads: 1, headDim: 48, norm: false, half: 8, style: "interleaved", dtype: "f16" },

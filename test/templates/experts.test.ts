@@ -19,7 +19,7 @@ import {
   softmaxSteps,
   sortSlotsSpec,
 } from "../support/expert-specs.ts";
-import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
+import { fullSweep, plainRunners, type Runner, runners } from "../support/kernel-process.ts";
 import { type KernelResult, runKernel } from "../support/kernel-runner.ts";
 import { acc, add, copyEnvironment, operand, randomEnvironment, randomSource } from "../support/kernel-specs.ts";
 
@@ -160,7 +160,7 @@ describe.each(runners())("expert layers on $name", (runner) => {
   });
 });
 
-describe.each(runners())("routing on $name", (runner) => {
+describe.each(plainRunners())("routing on $name", (runner) => {
   it.each([
     ["a sigmoid with correction, groups, renormalised and scaled", sigmoidSteps()],
     ["a softmax", softmaxSteps(64, 8)],

@@ -1,8 +1,7 @@
 /** The device vocabulary says the same on every instruction set: conversions bit for bit, exponentials within a few ulp. */
 import { describe, expect, it } from "vitest";
-import { cpuDialects } from "../../compiler/codegen/cpu/dialect.ts";
 import { fromBits, toBits } from "../support/kernel-layouts.ts";
-import { type Runner, runJobs, runners } from "../support/kernel-process.ts";
+import { plainRunners, type Runner, runJobs } from "../support/kernel-process.ts";
 import { randomSource } from "../support/kernel-specs.ts";
 
 const seed = Math.floor(Math.random() * 2 ** 31);
@@ -97,7 +96,7 @@ const twoU = (x: number) => 2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)
 
 const isNanBits = (dtype: "bf16" | "f16", b: number) => Number.isNaN(fromBits(dtype, b));
 
-describe.each(runners().filter((r) => cpuDialects[r.isa] === r.dialect))("the vocabulary on $name", (runner) => {
+describe.each(plainRunners())("the vocabulary on $name", (runner) => {
   const got = run(runner);
 
   it("narrows as round-to-nearest-even says, by lanes and one by one", () => {

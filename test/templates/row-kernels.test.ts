@@ -4,7 +4,7 @@ import type { KernelEnvironment } from "../../compiler/kernels/environment.ts";
 import { interpretKernel } from "../../compiler/kernels/interpret.ts";
 import type { Expr, KernelSpec } from "../../compiler/kernels/spec.ts";
 import { relativeError } from "../support/closeness.ts";
-import { fullSweep, type Runner, runners } from "../support/kernel-process.ts";
+import { fullSweep, plainRunners, type Runner } from "../support/kernel-process.ts";
 import { type RunOptions, runKernel } from "../support/kernel-runner.ts";
 import {
   acc,
@@ -46,7 +46,7 @@ const invFreq = Array.from({ length: 24 }, (_, i) => 10000 ** (-i / 24));
 const isNumber = (limit: number) => (error: number) => error <= limit;
 const common = { nodes: [], epilogue: acc, operands: [] };
 
-describe.each(runners())("row kernels on $name", (runner) => {
+describe.each(plainRunners())("row kernels on $name", (runner) => {
   it("normalizes rows of any length", () => {
     for (const cols of fullSweep ? [16, 48, 100, 1024] : [48, 100]) {
       const spec: KernelSpec = {
