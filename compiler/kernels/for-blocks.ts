@@ -6,7 +6,7 @@ import { invariant } from "../errors.ts";
 import { type Dim, maxOf, timesDim } from "../ir/tensor-type.ts";
 import { mostChunks, planNumbers } from "./attention-units.ts";
 import { kernelName, type Unnamed } from "./name.ts";
-import { kernelArgs } from "./operands.ts";
+import { kernelBuffers } from "./operands.ts";
 import type {
   AttentionCut,
   AttentionKernel,
@@ -100,7 +100,7 @@ export function projectionsIntoHeads(kernels: readonly KernelSpec[]): readonly K
     if (linear?.kind !== "linear" || linear.ways !== 1 || reader !== at || other !== undefined) return;
     const inOrder = (col: number, c: HeadChain) => (c.x.name === q.x.name && c.col === col ? col + c.numHeads * headDim : -1);
     const columns = [q, k, v].reduce(inOrder, 0);
-    const readsWhatLives = buffersOf(linear).every((b) => b.name === q.x.name || places(b).some((place) => place > at));
+    const readsWhatLives = kernelBuffers(linear).every((b) => b.name === q.x.name || places(b).some((place) => place > at));
     if (columns !== linear.n || !readsWhatLives) return;
     const numHeads = q.numHeads + k.numHeads + v.numHeads;
     const counters: BufferValue = { ...linear.out, name: "head_counters", dtype: "i32", rows: 1, cols: numHeads };
@@ -138,13 +138,10 @@ export function splitLinears(
 function placesOf(kernels: readonly KernelSpec[]): (buffer: BufferValue) => readonly number[] {
   const places = new Map<string, number[]>();
   kernels.forEach((spec, i) => {
-    for (const name of new Set(buffersOf(spec).map((b) => b.name))) places.set(name, [...(places.get(name) ?? []), i]);
+    for (const name of new Set(kernelBuffers(spec).map((b) => b.name))) places.set(name, [...(places.get(name) ?? []), i]);
   });
   return ({ name }) => places.get(name) ?? [];
 }
-
-const buffersOf = (spec: KernelSpec): BufferValue[] =>
-  kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "buffer" ? [arg.value] : []));
 
 /** y[slot] = x · w[e]ᵀ + bias[e] for each slot; then each token's sum over its slots. */
 function splitSum(spec: ExpertSumKernel): readonly KernelSpec[] {

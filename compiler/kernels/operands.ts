@@ -97,6 +97,10 @@ export function kernelScratch(spec: KernelSpec): readonly BufferValue[] {
   return parts ? [parts.counters, parts.partials] : [];
 }
 
+/** The arena's buffers that a kernel reads or writes, in calling order. */
+export const kernelBuffers = (spec: KernelSpec): BufferValue[] =>
+  kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "buffer" ? [arg.value] : []));
+
 /** The tensors of weights.bin that a kernel reads, in calling order. */
 export const kernelTensors = (spec: KernelSpec): TensorValue[] =>
   kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "tensor" ? [arg.value] : []));

@@ -4,7 +4,7 @@
  */
 
 import { maxOf } from "../ir/tensor-type.ts";
-import { kernelArgs, kernelOutputs } from "../kernels/operands.ts";
+import { kernelBuffers, kernelOutputs } from "../kernels/operands.ts";
 import type { BufferValue, KernelSpec } from "../kernels/spec.ts";
 
 /** Where a buffer lies, in bytes. */
@@ -41,7 +41,7 @@ export function planArena(
 ): ArenaPlan {
   const lastUse = new Map<string, number>();
   kernels.forEach((spec, i) => {
-    for (const buffer of buffersOf(spec)) lastUse.set(buffer.name, i);
+    for (const buffer of kernelBuffers(spec)) lastUse.set(buffer.name, i);
   });
 
   const storageOf = new Map<string, Storage>();
@@ -84,10 +84,6 @@ export function planArena(
 }
 
 const align = (n: number): number => Math.ceil(n / ALIGN) * ALIGN;
-
-function buffersOf(spec: KernelSpec): BufferValue[] {
-  return kernelArgs(spec).flatMap((arg) => (arg.kind === "value" && arg.value.kind === "buffer" ? [arg.value] : []));
-}
 
 /** The slot operand whose memory the output may take over: same shape and dtype, read for the last time at the same element. */
 function inPlaceOperand(spec: KernelSpec, index: number, lastUse: ReadonlyMap<string, number>): BufferValue | undefined {

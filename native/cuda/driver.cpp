@@ -14,6 +14,8 @@ void* open_library(const std::string& path) {
   return library;
 }
 
+}  // namespace
+
 std::string remedy(Result result) {
   if (result == kNoDevice) return ": the driver sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES";
   if (result == kStubLibrary) return std::string(": this library is a stub for linking; ") + kInstall;
@@ -23,8 +25,6 @@ std::string remedy(Result result) {
   if (result == kDriverMismatch) return ": libcuda and the kernel module differ in version; restart the machine, or install both again";
   return "";
 }
-
-}  // namespace
 
 Driver::Driver(const std::string& path) : path_(path), library_(open_library(path)) {
   const Result result = init.function(0);

@@ -63,6 +63,9 @@ class DriverError : public std::runtime_error {
   const Result result;
 };
 
+// What to do about a result, after a colon; "" where there is nothing in general to say.
+std::string remedy(Result result);
+
 class Driver {
  public:
   // Loads the driver library and initializes it. Throws std::runtime_error saying what is missing. The library stays loaded until the

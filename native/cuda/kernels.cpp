@@ -80,7 +80,7 @@ ModuleHandle Kernels::load(const Context& context, const KernelSpec& spec, const
   }
   std::string message = "kernel " + spec.name + " does not load: " + driver_.words(result);
   if (log[0] != '\0') message += ": " + std::string(log);
-  if (result == kOutOfMemory) fail(message + ": the GPU's memory is full; end what else uses it, see nvidia-smi");
+  if (result == kOutOfMemory) fail(message + remedy(result));
   const std::string older = "driver " + driver_.version() +
                             " is older than the compiler of the kernels: update the driver, or build again with an older CUDA toolkit ($NVCC)";
   const DeviceFacts facts = context.facts();

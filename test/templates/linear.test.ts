@@ -108,8 +108,9 @@ describe.each([
   ["tile twin", "avx512-amx"],
   ["pair twin", "avx512-bf16"],
 ] as const)("the %s", (name, isa) => {
-  const hardware = runners(true).find((r) => r.name === isa);
-  const twin = runners(true).find((r) => r.name === name) as Runner;
+  const all = runners(true);
+  const hardware = all.find((r) => r.name === isa);
+  const twin = all.find((r) => r.name === name) as Runner;
 
   it.skipIf(!hardware)(`computes the bits cpu:${isa} computes, subnormals and overflows included`, () => {
     const spec = linearSpec({ n: 48, k: 257, x: "bf16" });
